@@ -1,0 +1,53 @@
+# Targets that a person, CI and the docs call. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint types imports pytest bench constraints clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; PYTHON=… names another one")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel
+	@echo "Installing (torch and what it needs, about 1 GB; some minutes the first time) …"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## make the environment in .venv (the first run of any target does)
+
+demo: $(STAMP) ## the main job: the whole stack, jobs in four modes and two languages, answers on the terminal
+	$(BIN)/smarttextgen demo
+
+up: $(STAMP) ## the same stack, and it stays (Ctrl-C stops it)
+	$(BIN)/smarttextgen up
+
+test: lint types imports pytest ## everything that CI runs
+
+lint: $(STAMP) ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(STAMP) ## import-linter: which room may import which
+	$(BIN)/lint-imports
+
+pytest: $(STAMP) ## unit, contract, integration and end-to-end tests
+	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## engine and platform benchmarks; minutes (results in benchmarks/results)
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.platform
+
+constraints: ## pin the versions that are installed now
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '@ file' > constraints.txt
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

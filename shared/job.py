@@ -1,0 +1,235 @@
+"""The job: a frozen record, its states, and the table of transitions.
+
+Nobody but the store changes a status; everybody else reads records. Times are integers, milliseconds since the epoch
+on the clock of Redis; durations carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Self
+
+
+class JobStatus(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDS
+
+
+ENDS = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.EXPIRED})
+
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
+    {
+        JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELED, JobStatus.EXPIRED, JobStatus.FAILED}),
+        JobStatus.RUNNING: frozenset({JobStatus.QUEUED}) | ENDS,
+        JobStatus.SUCCEEDED: frozenset(),
+        JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
+        JobStatus.CANCELED: frozenset({JobStatus.QUEUED}),
+        JobStatus.EXPIRED: frozenset({JobStatus.QUEUED}),
+    }
+)
+"""From a status to those that may follow it. Back to queued: a hand-back of a running job, or a retry of an ended one."""
+
+
+class Priority(StrEnum):
+    """Strict classes: a waiting high job goes before every waiting normal one."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+PRIORITY_RANK: Mapping[Priority, int] = MappingProxyType({Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2})
+
+
+@dataclass(frozen=True, slots=True)
+class JobRef:
+    """Names a job inside the platform. An id is unique within its tenant, so another tenant's job cannot be named."""
+
+    tenant: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}:{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        tenant, _, job_id = text.partition(":")
+        return cls(tenant, job_id)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the client asked for, after validation and defaults. It never changes."""
+
+    prompt: str
+    mode: str
+    model: str
+    user_id: str | None = None
+    max_length: int = 100
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    priority: Priority = Priority.NORMAL
+    queue_timeout_s: int | None = None
+    execution_timeout_s: int | None = None
+    result_ttl_s: int | None = None
+    cache: bool = True
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Compact JSON; fields that hold their default are left out, so that a record stays small."""
+        return json.dumps(
+            {name: value for name, value in asdict(self).items() if value != _SPEC_DEFAULTS.get(name, ...)},
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        data: dict[str, Any] = json.loads(text)
+        data["stop"] = tuple(data.get("stop", ()))
+        data["priority"] = Priority(data.get("priority", Priority.NORMAL))
+        return cls(**data)
+
+    def fingerprint(self) -> str:
+        """A digest that is equal for equal specs: tells the same payload from another under one client-chosen id."""
+        canonical = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+_SPEC_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {f.name: f.default for f in fields(JobSpec) if f.default is not MISSING} | {"metadata": {}}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One completion of a job: text, and why it ended (``stop``, ``length``, ``canceled``)."""
+
+    index: int
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens. ``cached_tokens``: prompt tokens that did not have to be computed."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed; ``retryable`` says whether the same job may succeed when it is run again."""
+
+    code: str
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a user's conversation, and the job that made it."""
+
+    job_id: str
+    input: str
+    output: str
+    mode: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The record. ``queue_position`` (1 is next) and ``eta_ms`` are set only while it waits; ``history`` holds the
+    conversation up to and including this job's own turn, oldest first, as far as it is still kept."""
+
+    ref: JobRef
+    spec: JobSpec
+    status: JobStatus
+    key_id: str
+    created_at: int
+    attempt: int = 0
+    owner: str | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    expires_at: int | None = None
+    cancel_requested: bool = False
+    choices: tuple[Choice, ...] = ()
+    usage: Usage = Usage()
+    error: JobError | None = None
+    cached: bool = False
+    batch_id: str | None = None
+    custom_id: str | None = None
+    request_id: str | None = None
+    queue_position: int | None = None
+    eta_ms: int | None = None
+    history: tuple[Turn, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.ref.id
+
+    @property
+    def output(self) -> str | None:
+        """The first completion's text; None where there is none (yet)."""
+        return self.choices[0].text if self.choices else None
+
+    @property
+    def queue_time_ms(self) -> int | None:
+        """Milliseconds from the submit to the start of the latest attempt; None before it started."""
+        return None if self.started_at is None else self.started_at - self.created_at
+
+    @property
+    def execution_time_ms(self) -> int | None:
+        """Milliseconds from the start of the latest attempt to the end; None while there is no end."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
+
+    def evolve(self, **changes: Any) -> Job:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: what the worker hands to the store's ``finish``.
+
+    ``cache_key``: set where this result may serve later jobs of the same tenant. A job with a user that succeeded adds
+    its prompt and its first choice to that user's history.
+    """
+
+    status: JobStatus
+    choices: tuple[Choice, ...] = ()
+    usage: Usage = Usage()
+    error: JobError | None = None
+    cached: bool = False
+    cache_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.status.ended:
+            raise ValueError(f"{self.status} is no end")

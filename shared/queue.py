@@ -1,0 +1,100 @@
+"""The Celery app, and the names of its tasks and queues. The API sends by name; it cannot import a task.
+
+A message is a hint that there is work: it carries a job's name and trace context, never a prompt, and the record in the
+store decides. Settings with their measured reasons: ``docs/decisions/0003-celery-carries-hints.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+import kombu.exceptions
+import redis
+from celery import Celery
+from kombu import Queue
+
+from shared.errors import StoreUnavailableError
+from shared.job import JobRef, Priority
+from shared.settings import Settings
+
+GENERATE = "smarttextgen.generate"
+"""The one task: run the job that the hint names."""
+
+PRIORITIES = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
+"""Celery's Redis priorities, 0 the most urgent; each is a list of its own on the broker (facts.md, section 2)."""
+
+SERVER_ID = re.compile(r"job_[0-9a-f]{32}")
+
+
+def queue_name(prefix: str, model: str) -> str:
+    """The queue of a model's workers. ``prefix`` keeps deployments on one server apart."""
+    return f"{prefix}.generate.{quote(model, safe='')}"
+
+
+def task_id(ref: JobRef) -> str:
+    """The Celery task's id: the job's own, so that Flower finds it. A client-chosen id is unique only within its tenant,
+    so it takes the tenant along."""
+    return ref.id if SERVER_ID.fullmatch(ref.id) else str(ref)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery app on the store's server. It connects when it is first used."""
+    app = Celery("smarttextgen", broker=settings.redis_url, set_as_current=False)
+    queue = queue_name(settings.redis_prefix, settings.public_model_name)
+    app.conf.update(
+        task_default_queue=queue,
+        task_queues=[Queue(queue)],
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_publish_retry=False,
+        task_send_sent_event=True,
+        worker_send_task_events=True,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_pool_limit=16,
+        broker_transport_options={
+            "visibility_timeout": 10,
+            "unacked_restore_interval": 2,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "priority_steps": sorted(PRIORITIES.values()),
+            "queue_order_strategy": "priority",
+            "global_keyprefix": "{" + settings.redis_prefix + "}:celery:",
+        },
+    )
+    return app
+
+
+def send_hint(
+    app: Celery, refs: Iterable[JobRef], *, prefix: str, model: str, priority: Priority, request_id: str | None = None
+) -> None:
+    """Tell the workers of a model that these jobs wait; several go out over one connection.
+
+    Raises: StoreUnavailableError where the broker is away (some of the hints may have gone out).
+    """
+    try:
+        with app.producer_pool.acquire(block=True, timeout=5) as producer:
+            for ref in refs:
+                app.send_task(
+                    GENERATE,
+                    args=[str(ref)],
+                    task_id=task_id(ref),
+                    queue=queue_name(prefix, model),
+                    priority=PRIORITIES[priority],
+                    headers={"request_id": request_id} if request_id else None,
+                    producer=producer,
+                    ignore_result=True,
+                )
+    except (kombu.exceptions.OperationalError, redis.RedisError, OSError) as error:
+        raise StoreUnavailableError("The queue does not answer.") from error

@@ -1,0 +1,260 @@
+"""What the API answers."""
+
+from __future__ import annotations
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import ConfigDict, Field
+
+from shared.schemas.text import Answer, Timestamp
+
+T = TypeVar("T", bound=Answer)
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
+
+
+class ErrorDetail(Answer):
+    """What went wrong. ``code`` is stable; ``param`` names the field or parameter, where it is about one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(Answer):
+    """Every error of every route."""
+
+    error: ErrorDetail
+
+
+class Links(Answer):
+    """Where to go on."""
+
+    self_: str = Field(alias="self", serialization_alias="self")
+
+
+class JobLinks(Links):
+    """Where to go on with a job."""
+
+    cancel: str
+
+
+class Accepted(Answer):
+    """A job that was taken in. ``queue_position`` 1 is next; both are null once it does not wait any more."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "job_0b54d2f0c2a94a4db60a5fd41c3eae2d",
+                    "status": "queued",
+                    "queue_position": 1,
+                    "eta_seconds": 0.8,
+                    "created_at": "2026-11-22T12:00:00.000Z",
+                    "urls": {
+                        "self": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d",
+                        "cancel": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/cancel",
+                    },
+                }
+            ]
+        }
+    )
+
+    id: str
+    status: Status
+    queue_position: int | None
+    eta_seconds: float | None
+    created_at: Timestamp
+    urls: JobLinks
+
+
+class TurnView(Answer):
+    """One turn of a conversation."""
+
+    input: str
+    output: str
+
+
+class ChoiceView(Answer):
+    """One completion, and why it ended."""
+
+    index: int
+    text: str
+    finish_reason: str
+
+
+class UsageView(Answer):
+    """Tokens. ``cached_tokens``: prompt tokens that did not have to be computed."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+
+
+class FailureView(Answer):
+    """Why a job failed, and whether the same job may succeed when it is run again."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class JobView(Answer):
+    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end."""
+
+    id: str
+    status: Status
+    mode: str
+    model: str
+    user_id: str | None
+    priority: Literal["low", "normal", "high"]
+    queue_position: int | None
+    eta_seconds: float | None
+    attempt: int
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    expires_at: Timestamp | None
+    queue_time_ms: int | None
+    execution_time_ms: int | None
+    input: str
+    output: str | None
+    choices: list[ChoiceView]
+    history: list[TurnView]
+    usage: UsageView | None
+    error: FailureView | None
+    cached: bool
+    cancel_requested: bool
+    metadata: dict[str, str]
+    batch_id: str | None
+    custom_id: str | None
+    urls: JobLinks
+
+
+class Counts(Answer):
+    """Jobs of a batch by status; ``total`` also counts those whose retention is over."""
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    canceled: int
+    expired: int
+
+
+class BatchAccepted(Answer):
+    """A batch that was taken in."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    status: Literal["in_progress", "completed"]
+    counts: Counts
+    created_at: Timestamp
+    urls: Links
+
+
+class BatchJob(Answer):
+    """A job of a batch, in short."""
+
+    id: str
+    custom_id: str | None
+    status: Status
+    urls: JobLinks
+
+
+class BatchView(BatchAccepted):
+    """A batch. The lists run in the order of the request. Once it is completed, ``inputs``, ``outputs`` (null where a job
+    has none) and ``history`` (a conversation for each job) are there too."""
+
+    jobs: list[BatchJob]
+    inputs: list[str] | None
+    outputs: list[str | None] | None
+    history: list[list[TurnView]] | None
+
+
+class Page(Answer, Generic[T]):
+    """A page of a list, newest first."""
+
+    data: list[T]
+    next_cursor: str | None
+    has_more: bool
+
+
+class HistoryTurn(TurnView):
+    """One turn, and the job that made it."""
+
+    mode: str
+    job_id: str
+    created_at: Timestamp
+
+
+class HistoryView(Answer):
+    """A user's conversation, oldest turn first."""
+
+    user_id: str
+    history: list[HistoryTurn]
+
+
+class ModeView(Answer):
+    """A prompt mode."""
+
+    name: str
+    description: str
+
+
+class ModelView(Answer):
+    """A model. ``ready``: a worker serves it now. What nobody has announced yet is null."""
+
+    name: str
+    default: bool
+    status: Literal["ready", "unavailable"]
+    workers: int
+    queue_length: int
+    context_length: int | None
+    revision: str | None
+    engine: str | None
+    device: str | None
+    dtype: str | None
+
+
+class KeyView(Answer):
+    """An API key, without its secret. ``prefix`` is the secret's start, to recognise it by. A limit of null is the
+    deployment's."""
+
+    id: str
+    tenant: str
+    name: str
+    scopes: list[str]
+    prefix: str
+    created_at: Timestamp
+    requests_per_minute: int | None
+    max_queued: int | None
+
+
+class NewKeyView(KeyView):
+    """A key with its secret, which is shown this once."""
+
+    key: str
+
+
+class Health(Answer):
+    """How the service is. ``down``: Redis is away. ``degraded``: no worker is ready."""
+
+    status: Literal["ok", "degraded", "down"]
+    model: str
+    model_status: Literal["ready", "unavailable", "unknown"]
+    redis_status: Literal["connected", "unavailable"]
+    cache_status: Literal["enabled", "disabled", "unavailable"]
+    api_key_status: Literal["required"]
+    environment: str
+    workers: int
+    queue_length: int
+
+
+class Alive(Answer):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,122 @@
+"""Path, query and header parameters."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from shared.schemas.text import (
+    CURSOR,
+    JobId,
+    ModelName,
+    ModeName,
+    MomentParameter,
+    UserId,
+    in_digits,
+)
+
+
+class Parameters(BaseModel):
+    """Parameters of a request; those that are not declared are refused. The schema is made once a class: flask-openapi3
+    asks for it with every request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return super().model_json_schema(*args, **kwargs) if args or kwargs else _schema_of(cls)
+
+
+@cache
+def _schema_of(model: type[Parameters]) -> dict[str, Any]:
+    return super(Parameters, model).model_json_schema()
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+def absent(**constraints: Any) -> Any:
+    """A parameter that may be left out, but has no spelling for null."""
+    return Field(default=None, json_schema_extra=_without_default, **constraints)
+
+
+def wait_up_to(seconds: int | None) -> tuple[Any, Any]:
+    """The ``wait`` parameter: its type and its field."""
+    field = absent(description="Seconds to wait for an end; without one in time, the answer so far.")
+    return Annotated[int, Field(ge=0, le=seconds), in_digits(0, seconds)] | SkipJsonSchema[None], field
+
+
+class NoQuery(Parameters):
+    """No parameter."""
+
+
+class WaitQuery(Parameters):
+    """A long poll."""
+
+    wait: int | None = None
+
+
+class PageQuery(Parameters):
+    """A page of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=100), in_digits(1, 100)] = Field(20, description="Most objects on the page.")
+    cursor: Annotated[str, Field(pattern=CURSOR)] | SkipJsonSchema[None] = absent(
+        description="next_cursor of the page before."
+    )
+
+
+class JobsQuery(PageQuery):
+    """Which jobs."""
+
+    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"] | SkipJsonSchema[None] = absent()
+    mode: ModeName | SkipJsonSchema[None] = absent()
+    model: ModelName | SkipJsonSchema[None] = absent()
+    user_id: UserId | SkipJsonSchema[None] = absent()
+    created_after: MomentParameter | SkipJsonSchema[None] = absent(description="RFC 3339, exclusive.")
+    created_before: MomentParameter | SkipJsonSchema[None] = absent(description="RFC 3339, exclusive.")
+
+
+class JobPath(Parameters):
+    job_id: JobId
+
+
+class BatchPath(Parameters):
+    batch_id: JobId
+
+
+class KeyPath(Parameters):
+    key_id: JobId
+
+
+class UserPath(Parameters):
+    user_id: UserId
+
+
+class Headers(Parameters):
+    """Request headers that a route reads; all others are none of its business."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class PreferHeader(Headers):
+    """RFC 7240. Preferences that are unknown or malformed are passed over, as it asks."""
+
+    prefer: str | SkipJsonSchema[None] = Field(
+        default=None,
+        alias="Prefer",
+        json_schema_extra=_without_default,
+        description="`wait=N`: answer with the finished job if it ends within N seconds.",
+    )
+
+
+class ConditionalHeader(Headers):
+    if_none_match: str | SkipJsonSchema[None] = Field(
+        default=None,
+        alias="If-None-Match",
+        json_schema_extra=_without_default,
+        description="The `ETag` that you have: 304 where it still holds.",
+    )

@@ -1,0 +1,164 @@
+"""Bodies that clients send. ``bounded`` gives them the limits of one deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
+
+from shared.schemas.queries import WaitQuery, wait_up_to
+from shared.schemas.text import (
+    ANY_TEXT,
+    TENANT,
+    CustomId,
+    MetadataKey,
+    MetadataValue,
+    ModelName,
+    ModeName,
+    StopString,
+    Strict,
+    Text,
+    UserId,
+)
+from shared.settings import Settings
+
+Prompt = Annotated[str, Field(min_length=1, pattern=ANY_TEXT)]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StopList = Annotated[list[StopString], Field(max_length=4)]
+Stop = Annotated[StopList, BeforeValidator(_listed, json_schema_input_type=StopString | StopList)]
+
+
+class Options(Strict):
+    """How to generate. Everything has a default."""
+
+    user_id: UserId | None = Field(None, description="Whose conversation this is: earlier turns go into the prompt.")
+    max_length: int = Field(100, ge=10, description="Most new tokens.")
+    mode: ModeName = Field("general", description="Prompt mode, see GET /api/modes.")
+    model: ModelName | None = Field(None, description="A served model, see GET /api/models. Default: the deployment's.")
+    temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling; 1 is off.")
+    top_k: int = Field(0, ge=0, le=1000, description="Sample from so many tokens; 0 is off.")
+    repetition_penalty: float = Field(1.0, gt=0.5, le=2, allow_inf_nan=False, description="1 is off.")
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Makes sampling repeatable.")
+    stop: Stop = Field(default_factory=list, description="Up to 4 texts that end the answer; they are not part of it.")
+    n: int = Field(1, ge=1, le=4, description="Completions of the prompt.")
+    priority: Literal["low", "normal", "high"] = Field("normal", description="Waiting high jobs go before normal ones.")
+    result_ttl_s: int | None = Field(None, ge=1, description="Seconds that the finished job is kept.")
+    cache: bool = Field(True, description="May a stored result that must be the same be served instead?")
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Yours; comes back with the job.",
+        json_schema_extra={"additionalProperties": False},
+    )
+
+
+class GenerateRequest(Options):
+    """One job."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "What is a good tea for the evening?", "mode": "recommendation"}]}
+    )
+
+    prompt: Prompt = Field(description="What to answer.")
+
+
+class BatchItem(GenerateRequest):
+    """One job of a batch. What it leaves out comes from the batch's own options."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"custom_id": "row-1", "prompt": "Say hello."}]})
+
+    custom_id: CustomId | None = Field(None, description="Your name for it.")
+
+
+class BatchRequest(Options):
+    """Many jobs, admitted together or not at all: either ``prompts`` or ``requests``, with options for all of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["prompts"]}, {"required": ["requests"]}],
+            "examples": [{"prompts": ["Say hello.", "Say goodbye."], "max_length": 40}],
+        }
+    )
+
+    item_model: ClassVar[type[BatchItem]] = BatchItem
+
+    prompts: list[Prompt] = Field(default_factory=list, min_length=1, description="One job for each.")
+    requests: list[BatchItem] = Field(default_factory=list, min_length=1, description="Jobs with options of their own.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if bool(self.prompts) == bool(self.requests):
+            raise PydanticCustomError("exactly_one", "Give exactly one of prompts and requests", {"param": "prompts"})
+        return self
+
+    def items(self) -> list[BatchItem]:
+        """The jobs, each with the options that hold for it. Everything in them has been validated."""
+        common = self.model_dump(exclude_unset=True, exclude={"prompts", "requests"})
+        own = [item.model_dump(exclude_unset=True) for item in self.requests]
+        each = own or [{"prompt": prompt} for prompt in self.prompts]
+        return [self.item_model.model_construct(**(common | options)) for options in each]
+
+
+class KeyRequest(Strict):
+    """An API key to make."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "shop", "name": "backend"}]})
+
+    tenant: str = Field(min_length=1, max_length=64, pattern=TENANT, description="Whose jobs the key sees and makes.")
+    name: Text = Field("", max_length=128, description="For people.")
+    scopes: list[Literal["generate", "admin"]] = Field(
+        default_factory=lambda: ["generate"], min_length=1, max_length=2, description="What the key may do."
+    )
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Default: the deployment's limit.")
+    max_queued: int | None = Field(None, ge=1, le=10_000_000, description="Jobs waiting. Default: the deployment's cap.")
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The models whose bounds come from the settings."""
+
+    generate: type[GenerateRequest]
+    batch: type[BatchRequest]
+    wait: type[WaitQuery]
+
+
+def bounded(settings: Settings, modes: Collection[str]) -> Wire:
+    """The request models with a deployment's limits and modes in them, for validation and for the document alike."""
+    default_mode = "general" if "general" in modes else min(modes)
+    longest = settings.max_new_tokens
+    prompt = Annotated[str, Field(min_length=1, max_length=settings.max_prompt_chars, pattern=ANY_TEXT)]
+    options: dict[str, Any] = {
+        "max_length": (int, Field(min(100, longest), ge=10, le=longest, description=_said("max_length"))),
+        "mode": (ModeName, Field(default_mode, json_schema_extra={"enum": sorted(modes)}, description=_said("mode"))),
+        "result_ttl_s": (
+            int | None,
+            Field(None, ge=1, le=settings.max_result_ttl_s, description=_said("result_ttl_s")),
+        ),
+    }
+    own = options | {"prompt": (prompt, Field(description="What to answer."))}
+    item = create_model("BatchItem", __base__=BatchItem, __doc__=BatchItem.__doc__, **own)
+    many = {"min_length": 1, "max_length": settings.max_batch_size}
+    jobs = {
+        "prompts": (list[prompt], Field(default_factory=list, description="One job for each.", **many)),  # type: ignore[valid-type]
+        "requests": (list[item], Field(default_factory=list, description="Jobs with options of their own.", **many)),  # type: ignore[valid-type]
+    }
+    batch = create_model("BatchRequest", __base__=BatchRequest, __doc__=BatchRequest.__doc__, **options, **jobs)
+    batch.item_model = item
+    return Wire(
+        generate=create_model("GenerateRequest", __base__=GenerateRequest, __doc__=GenerateRequest.__doc__, **own),
+        batch=batch,
+        wait=create_model("WaitQuery", __base__=WaitQuery, __doc__=WaitQuery.__doc__, wait=wait_up_to(settings.max_wait_s)),
+    )
+
+
+def _said(field: str) -> str | None:
+    return Options.model_fields[field].description

@@ -1,0 +1,112 @@
+"""The settings: the only reader of the environment.
+
+Each process reads them once, in its composition root, and hands parts of them on. Every field is documented in
+``docs/settings.md``; a test says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Every setting, read from the environment variable of the same name in upper case."""
+
+    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True)
+
+    # --- the store
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="The Redis-compatible server: store and broker.")
+    redis_prefix: str = Field("stg", pattern=r"^[A-Za-z0-9_-]{1,32}$", description="All keys start with {PREFIX}: .")
+    redis_timeout_s: float = Field(2.0, gt=0, le=60, description="Longest wait for one answer of Redis, seconds.")
+    environment: str = Field("development", max_length=64, description="A name that /health shows.")
+
+    # --- the model and its engine
+    model_id: str = Field(str(DEMO_MODEL), description="Folder with a Hugging Face model, or a hub id.")
+    model_revision: str | None = Field(None, description="Hub revision (commit, tag, branch).")
+    model_name: str | None = Field(None, description="The name that clients see. Default: from MODEL_ID.")
+    engine: Literal["transformers", "echo"] = Field("transformers", description="What runs the model.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto takes CUDA where there is one."
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="auto: float16 on CUDA (bfloat16 where the model asks for it), float32 on CPU."
+    )
+    engine_slots: int = Field(16, ge=1, le=1024, description="Sequences that run at the same time.")
+    engine_token_budget: int = Field(2048, ge=16, description="Prompt tokens computed in one engine step.")
+    engine_max_context: int | None = Field(None, ge=16, description="Caps the model's context length, tokens.")
+    engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: all cores.")
+    engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
+    echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
+
+    # --- the worker
+    worker_name: str | None = Field(None, description="Unique name of a worker process. Default: host, pid, random.")
+    worker_beat_s: float = Field(1.0, gt=0, le=10, description="Seconds between heartbeats.")
+    worker_lease_s: float = Field(6.0, gt=1, le=120, description="A worker without a beat for so long counts as gone.")
+    worker_drain_s: float = Field(30.0, ge=0, description="Seconds that running jobs get at shutdown.")
+
+    # --- the API
+    api_host: str = Field("127.0.0.1", description="Address the API listens on.")
+    api_port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
+    api_workers: int = Field(1, ge=1, le=64, description="gunicorn processes.")
+    api_threads: int = Field(64, ge=2, le=1024, description="Threads a gunicorn process.")
+    api_max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="Largest request body, bytes.")
+    api_max_waiters: int = Field(48, ge=0, description="Long polls at the same time in a process; more answer at once.")
+    api_key_cache_s: float = Field(5.0, ge=0, le=60, description="Seconds that a looked-up API key is remembered.")
+    cors_origins: CommaList = Field((), description="Origins that browsers may call from, comma-separated.")
+    max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters.")
+    max_new_tokens: int = Field(500, ge=10, description="Ceiling of max_length, tokens.")
+    max_batch_size: int = Field(500, ge=1, le=500, description="Most prompts in one batch.")
+    max_wait_s: int = Field(60, ge=0, le=300, description="Longest long poll, seconds.")
+    default_requests_per_minute: int = Field(600, ge=1, description="Limit of a key that has none of its own.")
+    default_max_queued: int = Field(10_000, ge=1, description="Jobs waiting for a key that has no cap of its own.")
+
+    # --- what is kept, and how long
+    result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a finished job is kept by default.")
+    max_result_ttl_s: int = Field(7 * 86_400, ge=1, description="Ceiling of result_ttl_s.")
+    tombstone_ttl_s: int = Field(7 * 86_400, ge=0, description="Seconds that an expired job still answers 410.")
+    idempotency_ttl_s: int = Field(86_400, ge=1, description="Seconds that an Idempotency-Key is remembered.")
+    cache_ttl_s: int = Field(3_600, ge=0, description="Seconds that a result stays in the cache; 0 turns it off.")
+    history_max_turns: int = Field(50, ge=0, description="Turns kept of a user's conversation; 0 turns history off.")
+    history_ttl_s: int = Field(30 * 86_400, ge=1, description="Seconds that a silent conversation is kept.")
+    modes_file: Path | None = Field(None, description="TOML file of prompt modes. Default: the one in the package.")
+
+    # --- logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level written.")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def public_model_name(self) -> str:
+        """The name clients use for this deployment's model: MODEL_NAME, else the folder's name, else the hub id."""
+        if self.model_name:
+            return self.model_name
+        folder = Path(self.model_id)
+        return folder.resolve().name if folder.is_dir() else self.model_id
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment. ``overrides`` win over it (tests, the command line).
+
+    Raises: ConfigurationError, naming every variable that is wrong.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # values are checked by pydantic, not by the caller
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"Wrong settings: {wrong}") from error

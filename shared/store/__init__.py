@@ -1,0 +1,1 @@
+"""The job store: the one owner of every job's state."""

@@ -1,0 +1,16 @@
+#!lua flags=allow-oom
+-- cancel: a waiting job ends at once; a running one is marked, and its worker reads the mark with its next beat.
+-- ARGV: tenant, id. Returns {'ok', record, place, turns} or {'finished' | 'gone' | 'missing'}.
+local tenant, id = ARGV[1], ARGV[2]
+local key = job_key(tenant, id)
+local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'ttl_ms', 'tomb_ms')
+if not job[1] then return { absent(tenant, id) } end
+if job[1] == 'queued' then
+  dequeue(tenant, id, job[2], job[3])
+  end_job(tenant, id, 'canceled', now_ms(), tonumber(job[4]), tonumber(job[5]), { 'result', '{}' })
+elseif job[1] == 'running' then
+  redis.call('HSET', key, 'cancel', 1)
+elseif job[1] ~= 'canceled' then
+  return { 'finished' }
+end
+return { 'ok', redis.call('HGETALL', key), {}, {} }

@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- delete: nothing of the job stays. ARGV: tenant, id. Returns 1, or 0 where there was none.
+-- A running one disappears under its worker, which learns it with its next beat and stops; its finish is fenced.
+local tenant, id = ARGV[1], ARGV[2]
+local key = job_key(tenant, id)
+local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'user_id', 'cache_key')
+local tomb = redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
+if not job[1] then return tomb end
+dequeue(tenant, id, job[2], job[3])
+if job[4] then
+  local turns = P .. 'history:' .. tenant .. ':' .. job[4]
+  for _, turn in ipairs(redis.call('LRANGE', turns, 0, -1)) do
+    if cjson.decode(turn).job_id == id then redis.call('LREM', turns, 1, turn) end
+  end
+end
+if job[5] then redis.call('DEL', P .. 'cache:' .. tenant .. ':' .. job[5]) end
+redis.call('DEL', key)
+redis.call('ZREM', P .. 'jobs:' .. tenant, id)
+redis.call('PUBLISH', P .. 'ended', member(tenant, id))
+return 1

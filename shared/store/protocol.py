@@ -1,0 +1,274 @@
+"""The store's protocol: the operations on a job, each atomic and each safe to repeat.
+
+``RedisStore`` is the real one, ``MemoryStore`` ships for tests and for users' tests; one contract suite
+(``tests/store``) runs over both. Every operation may raise StoreUnavailableError (Redis is away: nothing is known to
+have happened, and the same call may be repeated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """One ``Idempotency-Key`` of one tenant on one route. ``scope`` names tenant, method, path and key;
+    ``fingerprint`` the body. With ``in_progress_s``, the first request counts as still in its handler for so long, or
+    until ``complete_idempotent``."""
+
+    scope: str
+    fingerprint: str
+    ttl_s: int
+    in_progress_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A fixed window: at most ``limit`` submits a ``window_s`` under ``key``. ``cost`` is what this submit counts."""
+
+    key: str
+    limit: int
+    window_s: int
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RateState:
+    """A window after it was charged: what is left of it, and seconds until it starts anew."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to submit. ``id`` is unique within the tenant."""
+
+    id: str
+    spec: JobSpec
+    custom_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Jobs that are admitted together or not at all.
+
+    key_digest: the stored key's digest, where a revoked key must be refused by the same script. ``key_id`` counts the
+    queue cap. batch_id: makes them a batch. ``chosen_id``: the client chose the id (PUT), so that an existing job with
+    the same payload is the answer and not a mistake.
+    """
+
+    tenant: str
+    key_id: str
+    jobs: tuple[NewJob, ...]
+    request_id: str | None = None
+    batch_id: str | None = None
+    batch_ttl_s: int = 86_400
+    key_digest: str | None = None
+    idempotency: Idempotency | None = None
+    rate_limit: RateLimit | None = None
+    max_queued: int | None = None
+    chosen_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to a submit.
+
+    ids, positions and etas_ms are in the order of the submission. created: False where nothing new was made (a replayed
+    Idempotency-Key, or the same payload under the same chosen id). response: the stored answer of a replay, where the
+    first request stored one with ``complete_idempotent``.
+    """
+
+    ids: tuple[str, ...]
+    positions: tuple[int, ...]
+    etas_ms: tuple[int, ...]
+    created_at: int
+    batch_id: str | None = None
+    created: bool = True
+    replayed: bool = False
+    response: str | None = None
+    rate: RateState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this worker now runs, with the conversation it must see (oldest turn first)."""
+
+    job: Job
+    history: tuple[Turn, ...]
+
+
+class Finished(StrEnum):
+    """What became of a finish."""
+
+    ACCEPTED = "accepted"  # also when the same attempt says the same end again
+    FENCED = "fenced"  # another attempt owns the job, it ended otherwise, or it was deleted: this result is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a list shows; None is any. Times in milliseconds since the epoch, exclusive."""
+
+    status: JobStatus | None = None
+    mode: str | None = None
+    model: str | None = None
+    user_id: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a list, newest first. ``next_cursor`` is None on the last page."""
+
+    data: tuple[T, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch: its jobs in the order they were submitted (those still kept), and counts by status."""
+
+    id: str
+    tenant: str
+    created_at: int
+    size: int
+    jobs: tuple[Job, ...]
+
+    def counts(self) -> dict[JobStatus, int]:
+        return {status: sum(job.status is status for job in self.jobs) for status in JobStatus}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model as its workers announce it. ``mode_tokens``: mode/language → tokens of its template around an empty
+    prompt; ``tokenizer_digest`` names the tokenizer that ``tokenizer()`` returns."""
+
+    name: str
+    revision: str
+    engine: str
+    device: str
+    dtype: str
+    context_length: int
+    tokenizer_digest: str | None = None
+    mode_tokens: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker as it announces itself. ``state`` is ``ready`` or ``draining``; ``slots`` the jobs it runs at a time."""
+
+    id: str
+    model: ModelInfo
+    slots: int
+    state: str = "ready"
+    host: str = ""
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Who is there: the workers with a live lease, the models announced lately (name → info), and jobs waiting by
+    model."""
+
+    workers: tuple[WorkerInfo, ...]
+    models: dict[str, ModelInfo]
+    queue_lengths: dict[str, int]
+
+
+class JobStore(Protocol):
+    """Operations on jobs. A ``tenant`` argument scopes the call: another tenant's objects do not exist for it."""
+
+    # --- the client's side
+    def submit(self, submission: Submission) -> Receipt:
+        """Admit jobs; one round trip.
+
+        Raises: AuthenticationError (the key was revoked), IdempotencyKeyReusedError, IdempotencyInProgressError,
+        JobExistsError, RateLimitedError, QueueLimitError, QueueFullError. Then nothing was written but the rate count.
+        """
+        ...
+
+    def complete_idempotent(self, scope: str, response: str) -> None:
+        """Keep the answer of the first request; later ones replay it."""
+        ...
+
+    def get(self, ref: JobRef) -> Job:
+        """Raises: NotFoundError; GoneError after its retention."""
+        ...
+
+    def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
+        """Newest first. A page may be short of ``limit`` and still have a cursor. Raises: InvalidCursorError."""
+        ...
+
+    def cancel(self, ref: JobRef) -> Job:
+        """A waiting job is canceled at once; a running one is marked, and its worker stops it. Again: the same answer.
+
+        Raises: NotFoundError, GoneError, JobAlreadyFinishedError (it ended otherwise).
+        """
+        ...
+
+    def delete(self, ref: JobRef) -> None:
+        """Everything of the job is gone, its cache entry and its turn of the history too; a running one is also
+        stopped. Raises: NotFoundError."""
+        ...
+
+    def get_batch(self, tenant: str, batch_id: str) -> Batch:
+        """Raises: NotFoundError."""
+        ...
+
+    def history(self, tenant: str, user_id: str) -> tuple[Turn, ...]:
+        """The conversation, oldest turn first."""
+        ...
+
+    def delete_history(self, tenant: str, user_id: str) -> int:
+        """Forget it; returns how many turns there were."""
+        ...
+
+    # --- the worker's side
+    def claim(self, ref: JobRef, worker: str, token: str) -> Claim | None:
+        """Make a waiting job this worker's; None where it is not waiting any more. The same token again returns the
+        same claim, so that a command whose answer was lost can be repeated."""
+        ...
+
+    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> Finished:
+        """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job."""
+        ...
+
+    def release(self, ref: JobRef, worker: str, attempt: int) -> bool:
+        """Hand a running job back to the queue, if this attempt owns it. Counts as no attempt."""
+        ...
+
+    def cached(self, tenant: str, cache_key: str) -> tuple[tuple[Choice, ...], Usage] | None:
+        """A result of this tenant that must be the same, or None."""
+        ...
+
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> frozenset[JobRef]:
+        """Renew the worker's lease; returns those of its running jobs (with their attempts) that it must stop:
+        canceled, deleted, or no longer its own."""
+        ...
+
+    def depart(self, worker: str) -> None:
+        """Take the worker off the list (a clean exit)."""
+        ...
+
+    def put_tokenizer(self, digest: str, content: bytes) -> None: ...
+
+    def tokenizer(self, digest: str) -> bytes | None:
+        """``tokenizer.json`` of an announced model, for those who only count tokens."""
+        ...
+
+    # --- everybody's
+    def fleet(self) -> Fleet: ...
+
+    def ping(self) -> None:
+        """Raises StoreUnavailableError where the store is away."""
+        ...

@@ -1,0 +1,128 @@
+"""Between the record in Redis (a flat list of names and strings) and the frozen ``Job``."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from shared.errors import InvalidCursorError, RateLimitedError
+from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.store.protocol import ModelInfo, Submission, WorkerInfo
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON, characters as they are."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def without_none(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None: in Lua a JSON null is not nil, and counts as true."""
+    return {name: item for name, item in value.items() if item is not None}
+
+
+def pairs(flat: Sequence[str]) -> dict[str, str]:
+    """``[name, value, name, value…]`` → dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def result_json(choices: Sequence[Choice], usage: Usage, *, cached: bool) -> str:
+    """What a job brought: kept in one field, and as the value of a cache entry."""
+    return dumps({"choices": [asdict(choice) for choice in choices], "usage": asdict(usage), "cached": cached})
+
+
+def parse_result(text: str | None) -> tuple[tuple[Choice, ...], Usage, bool]:
+    """The inverse of ``result_json``; nothing where there is none."""
+    data = json.loads(text or "{}")
+    choices = tuple(Choice(**choice) for choice in data.get("choices", ()))
+    return choices, Usage(**data.get("usage", {})), data.get("cached", False)
+
+
+def outcome_json(outcome: Outcome) -> str:
+    return result_json(outcome.choices, outcome.usage, cached=outcome.cached)
+
+
+def turns(entries: Sequence[str]) -> tuple[Turn, ...]:
+    """Turns as the history list holds them, oldest first."""
+    return tuple(Turn(**json.loads(entry)) for entry in entries)
+
+
+def turns_until(entries: Sequence[Turn], job_id: str) -> tuple[Turn, ...]:
+    """The conversation up to and including the turn of this job; nothing where that turn is not kept any more."""
+    for index, turn in enumerate(entries):
+        if turn.job_id == job_id:
+            return tuple(entries[: index + 1])
+    return ()
+
+
+def _number(record: Mapping[str, str], name: str) -> int | None:
+    return int(record[name]) if name in record else None
+
+
+def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = (), history: Sequence[str] = ()) -> Job:
+    """A record. ``place``: position and ETA in ms, while it waits. ``history``: the user's turns as they are kept."""
+    record = pairs(flat)
+    choices, usage, cached = parse_result(record.get("result"))
+    error = json.loads(record["error"]) if "error" in record else None
+    return Job(
+        ref=JobRef(tenant, job_id),
+        spec=JobSpec.from_json(record["spec"]),
+        status=JobStatus(record["status"]),
+        key_id=record["key_id"],
+        created_at=int(record["created_at"]),
+        attempt=int(record.get("attempt", 0)),
+        owner=record.get("owner"),
+        started_at=_number(record, "started_at"),
+        finished_at=_number(record, "finished_at"),
+        expires_at=_number(record, "expires_at"),
+        cancel_requested="cancel" in record,
+        choices=choices,
+        usage=usage,
+        error=JobError(**error) if error else None,
+        cached=cached,
+        batch_id=record.get("batch_id"),
+        custom_id=record.get("custom_id"),
+        request_id=record.get("request_id"),
+        queue_position=int(place[0]) if place else None,
+        eta_ms=int(place[1]) if place else None,
+        history=turns_until(turns(history), job_id),
+    )
+
+
+def worker_json(worker: WorkerInfo) -> str:
+    return dumps(asdict(worker))
+
+
+def worker(text: str) -> WorkerInfo:
+    data = json.loads(text)
+    data["model"] = ModelInfo(**data["model"])
+    return WorkerInfo(**data)
+
+
+def cursor(sequence: int) -> str:
+    """An opaque cursor of a sequence number."""
+    return base64.urlsafe_b64encode(f"s{sequence}".encode()).decode().rstrip("=")
+
+
+def parse_cursor(text: str | None) -> int | None:
+    """The inverse of ``cursor``. Raises: InvalidCursorError."""
+    if text is None:
+        return None
+    try:
+        decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursorError(param="cursor") from error
+    if not (decoded.startswith("s") and decoded[1:].isascii() and decoded[1:].isdigit() and len(decoded) <= 17):
+        raise InvalidCursorError(param="cursor")
+    return int(decoded[1:])
+
+
+def rate_limited(submission: Submission, *, remaining: int, reset_s: int) -> RateLimitedError:
+    """The error of a window that has no room, with the window's state for the headers."""
+    assert submission.rate_limit is not None
+    limit = submission.rate_limit
+    message = f"Limit of {limit.limit} requests in {limit.window_s} s reached; try again in {reset_s} s."
+    return RateLimitedError(message, retry_after_s=reset_s, limit=limit.limit, remaining=max(0, remaining))

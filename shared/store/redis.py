@@ -1,0 +1,278 @@
+"""The job store on Redis: one round trip an operation, each a Lua script of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from shared.errors import (
+    AuthenticationError,
+    GoneError,
+    IdempotencyInProgressError,
+    IdempotencyKeyReusedError,
+    JobAlreadyFinishedError,
+    JobExistsError,
+    NotFoundError,
+    QueueLimitError,
+)
+from shared.job import PRIORITY_RANK, Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
+from shared.store import records
+from shared.store.connection import Client
+from shared.store.protocol import (
+    Batch,
+    Claim,
+    Finished,
+    Fleet,
+    Idempotency,
+    JobFilter,
+    ModelInfo,
+    NewJob,
+    Page,
+    RateState,
+    Receipt,
+    Submission,
+    WorkerInfo,
+)
+from shared.store.retention import Retention
+from shared.store.scripts import Scripts, guarded
+
+SCAN_LIMIT = 2_000
+"""Records that one page of a list may look at: bounds the time that a rare filter holds the server."""
+
+
+class RedisStore:
+    """The real ``JobStore``. Thread-safe."""
+
+    def __init__(self, client: Client, prefix: str, retention: Retention | None = None) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._retention = retention or Retention()
+        self._scripts = Scripts(client, prefix)
+
+    # --- the client's side
+
+    def submit(self, submission: Submission) -> Receipt:
+        answer = self._scripts.run("submit", records.dumps(self._submit_arguments(submission)))
+        return _receipt(submission, answer)
+
+    def _submit_arguments(self, submission: Submission) -> dict[str, Any]:
+        return records.without_none(
+            {
+                "tenant": submission.tenant,
+                "key_id": submission.key_id,
+                "key_digest": submission.key_digest,
+                "request_id": submission.request_id,
+                "batch_id": submission.batch_id,
+                "batch_ttl_ms": submission.batch_ttl_s * 1000,
+                "tomb_ms": self._retention.tombstone_ttl_s * 1000,
+                "max_queued": submission.max_queued,
+                "chosen": submission.chosen_id or None,
+                "rate": asdict(submission.rate_limit) if submission.rate_limit else None,
+                "idem": _idempotency_arguments(submission.idempotency) if submission.idempotency else None,
+                "jobs": [self._job_arguments(new) for new in submission.jobs],
+            }
+        )
+
+    def _job_arguments(self, new: NewJob) -> dict[str, Any]:
+        ttl_s = new.spec.result_ttl_s or self._retention.result_ttl_s
+        return records.without_none(
+            {
+                "id": new.id,
+                "spec": new.spec.to_json(),
+                "fp": new.spec.fingerprint(),
+                "mode": new.spec.mode,
+                "model": new.spec.model,
+                "user_id": new.spec.user_id,
+                "custom_id": new.custom_id,
+                "rank": PRIORITY_RANK[new.spec.priority],
+                "ttl_ms": ttl_s * 1000,
+            }
+        )
+
+    def complete_idempotent(self, scope: str, response: str) -> None:
+        self._scripts.run("complete", scope, response)
+
+    def get(self, ref: JobRef) -> Job:
+        return _one(ref, self._scripts.run("get", ref.tenant, ref.id))
+
+    def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
+        arguments = records.without_none(
+            {
+                "tenant": tenant,
+                "where": records.without_none(asdict(where)),
+                "before": records.parse_cursor(cursor),
+                "limit": limit,
+                "scan": SCAN_LIMIT,
+            }
+        )
+        following, *rows = self._scripts.run("list", records.dumps(arguments))
+        jobs = tuple(records.job(tenant, job_id, flat, place) for job_id, flat, place in rows)
+        return Page(jobs, None if int(following) < 0 else records.cursor(int(following)))
+
+    def cancel(self, ref: JobRef) -> Job:
+        return _one(ref, self._scripts.run("cancel", ref.tenant, ref.id))
+
+    def delete(self, ref: JobRef) -> None:
+        if not self._scripts.run("delete", ref.tenant, ref.id):
+            raise NotFoundError("No such job.")
+
+    def get_batch(self, tenant: str, batch_id: str) -> Batch:
+        answer = self._scripts.run("batch", tenant, batch_id)
+        if answer is None:
+            raise NotFoundError("No such batch.")
+        created_at, size, *rows = answer
+        jobs = tuple(records.job(tenant, job_id, flat, place, turns) for job_id, flat, place, turns in rows)
+        return Batch(batch_id, tenant, int(created_at), int(size), jobs)
+
+    def history(self, tenant: str, user_id: str) -> tuple[Turn, ...]:
+        entries = guarded(lambda: self._client.lrange(f"{self._prefix}history:{tenant}:{user_id}", 0, -1))
+        return records.turns(entries)
+
+    def delete_history(self, tenant: str, user_id: str) -> int:
+        return int(self._scripts.run("forget", tenant, user_id))
+
+    # --- the worker's side
+
+    def claim(self, ref: JobRef, worker: str, token: str) -> Claim | None:
+        answer = self._scripts.run("claim", ref.tenant, ref.id, worker, token)
+        if answer is None:
+            return None
+        flat, turns = answer
+        return Claim(records.job(ref.tenant, ref.id, flat), records.turns(turns))
+
+    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> Finished:
+        cacheable = outcome.cache_key and outcome.status is JobStatus.SUCCEEDED and self._retention.cache_ttl_s
+        arguments = records.without_none(
+            {
+                "tenant": ref.tenant,
+                "id": ref.id,
+                "worker": worker,
+                "attempt": attempt,
+                "status": outcome.status,
+                "result": records.outcome_json(outcome),
+                "error": records.dumps(asdict(outcome.error)) if outcome.error else None,
+                "cached": outcome.cached or None,
+                "output": outcome.choices[0].text if outcome.choices else None,
+                "cache_key": outcome.cache_key if cacheable else None,
+                "cache_value": records.outcome_json(outcome) if cacheable and not outcome.cached else None,
+                "cache_ttl_ms": self._retention.cache_ttl_s * 1000,
+                "max_turns": self._retention.history_max_turns,
+                "history_ttl_ms": self._retention.history_ttl_s * 1000,
+            }
+        )
+        return Finished(self._scripts.run("finish", records.dumps(arguments)))
+
+    def release(self, ref: JobRef, worker: str, attempt: int) -> bool:
+        return bool(self._scripts.run("release", ref.tenant, ref.id, worker, attempt))
+
+    def cached(self, tenant: str, cache_key: str) -> tuple[tuple[Choice, ...], Usage] | None:
+        text = guarded(lambda: self._client.get(f"{self._prefix}cache:{tenant}:{cache_key}"))
+        if text is None:
+            return None
+        choices, usage, _ = records.parse_result(text)
+        return choices, usage
+
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> frozenset[JobRef]:
+        arguments = {
+            "id": worker.id,
+            "info": records.worker_json(worker),
+            "model": worker.model.name,
+            "model_info": records.dumps(asdict(worker.model)),
+            "slots": worker.slots,
+            "lease_ms": int(self._retention.worker_lease_s * 1000),
+            "running": [[ref.tenant, ref.id, attempt] for ref, attempt in running],
+        }
+        return frozenset(JobRef.parse(text) for text in self._scripts.run("beat", records.dumps(arguments)))
+
+    def depart(self, worker: str) -> None:
+        self._scripts.run("depart", worker)
+
+    def put_tokenizer(self, digest: str, content: bytes) -> None:
+        packed = base64.b85encode(zlib.compress(content)).decode()
+        guarded(lambda: self._client.set(f"{self._prefix}tokenizer:{digest}", packed))
+
+    def tokenizer(self, digest: str) -> bytes | None:
+        packed = guarded(lambda: self._client.get(f"{self._prefix}tokenizer:{digest}"))
+        return None if packed is None else zlib.decompress(base64.b85decode(packed))
+
+    # --- everybody's
+
+    def fleet(self) -> Fleet:
+        workers, models, lengths = self._scripts.run("fleet")
+        return Fleet(
+            workers=tuple(records.worker(text) for text in workers),
+            models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
+            queue_lengths={model: int(length) for model, length in records.pairs(lengths).items()},
+        )
+
+    def ping(self) -> None:
+        guarded(self._client.ping)
+
+
+def _idempotency_arguments(idempotency: Idempotency) -> dict[str, Any]:
+    return {
+        "scope": idempotency.scope,
+        "fp": idempotency.fingerprint,
+        "ttl_ms": idempotency.ttl_s * 1000,
+        "in_progress_ms": idempotency.in_progress_s * 1000,
+    }
+
+
+def _one(ref: JobRef, answer: list[Any]) -> Job:
+    """The record of a ``get`` or ``cancel``. Raises: NotFoundError, GoneError, JobAlreadyFinishedError."""
+    match answer:
+        case ["ok", flat, place, turns]:
+            return records.job(ref.tenant, ref.id, flat, place, turns)
+        case ["gone"]:
+            raise GoneError("This job's retention is over.")
+        case ["finished"]:
+            raise JobAlreadyFinishedError()
+        case _:
+            raise NotFoundError("No such job.")
+
+
+def _receipt(submission: Submission, answer: list[Any]) -> Receipt:
+    """The answer of the submit script. Raises: what ``JobStore.submit`` raises."""
+    match answer:
+        case ["ok", text, created, *window]:
+            return _parse_receipt(text, created=bool(created), rate=_rate(submission, window))
+        case ["replayed", text, *response]:
+            return _parse_receipt(text, created=False, replayed=True, response=response[0] if response else None)
+        case ["revoked"]:
+            raise AuthenticationError()
+        case ["idempotency_key_reused"]:
+            raise IdempotencyKeyReusedError()
+        case ["idempotency_in_progress"]:
+            raise IdempotencyInProgressError()
+        case ["job_exists"]:
+            raise JobExistsError()
+        case ["gone"]:
+            raise GoneError("This job's retention is over.")
+        case ["rate_limited", remaining, reset_s]:
+            raise records.rate_limited(submission, remaining=int(remaining), reset_s=int(reset_s))
+        case ["queue_limit", *_]:
+            raise QueueLimitError(f"This key may have {submission.max_queued} jobs waiting.", retry_after_s=5)
+        case _:
+            raise AssertionError(f"unknown answer of submit.lua: {answer[0]}")
+
+
+def _rate(submission: Submission, window: list[Any]) -> RateState | None:
+    if submission.rate_limit is None or not window or int(window[0]) < 0:
+        return None
+    return RateState(submission.rate_limit.limit, int(window[0]), int(window[1]))
+
+
+def _parse_receipt(text: str, **more: Any) -> Receipt:
+    data = json.loads(text)
+    return Receipt(
+        ids=tuple(data["ids"]),
+        positions=tuple(int(position) for position in data["positions"]),
+        etas_ms=tuple(int(eta) for eta in data["etas"]),
+        created_at=int(data["created_at"]),
+        batch_id=data.get("batch_id"),
+        **more,
+    )

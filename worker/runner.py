@@ -1,0 +1,166 @@
+"""Runs one job: claim it in the store, generate on the engine, write its end to the store."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import tenacity
+
+from shared.cache import cache_key, cacheable
+from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
+from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.store.protocol import Claim, JobStore
+from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
+from worker.prompts import Prompt, PromptBuilder
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+STORE_PATIENCE_S = 600.0
+"""How long an end that is known is offered to a Redis which is away, before it is given up."""
+
+patiently = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(StoreUnavailableError),
+    wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
+    stop=tenacity.stop_after_delay(STORE_PATIENCE_S),
+    reraise=True,
+)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A job that this process runs now. ``generation`` is None until the engine has it."""
+
+    number: int
+    generation: Generation | None = None
+    stopped: bool = False
+
+
+class Runner:
+    """Runs jobs, each in its caller's thread; any number at the same time.
+
+    send_hint: called with a job that was handed back to the queue.
+    """
+
+    def __init__(
+        self, store: JobStore, engine: Engine, prompts: PromptBuilder, worker: str, send_hint: Callable[[Job], None]
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._prompts = prompts
+        self._worker = worker
+        self._send_hint = send_hint
+        self._lock = threading.Lock()
+        self._attempts: dict[JobRef, _Attempt] = {}
+
+    def run(self, ref: JobRef) -> None:
+        """Do what the hint says, if there still is something to do. Raises nothing: in the threads pool whatever leaves
+        a task (SystemExit above all) takes its slot along for ever."""
+        with structlog.contextvars.bound_contextvars(job_id=ref.id, tenant=ref.tenant):
+            try:
+                self._run(ref)
+            except BaseException:
+                log.exception("job not brought to its end")
+
+    def _run(self, ref: JobRef) -> None:
+        claim = patiently(self._store.claim)(ref, self._worker, uuid.uuid4().hex)
+        if claim is None:
+            log.info("hint without work")
+            return
+        attempt = _Attempt(claim.job.attempt)
+        with self._lock:
+            self._attempts[ref] = attempt
+        try:
+            self._bring_to_its_end(claim, attempt)
+        finally:
+            with self._lock:
+                self._attempts.pop(ref, None)
+
+    def _bring_to_its_end(self, claim: Claim, attempt: _Attempt) -> None:
+        job = claim.job
+        try:
+            outcome = self._generate(claim, attempt)
+        except EngineStoppedError:
+            self._hand_back(job)
+            return
+        except SmartTextGenError as error:
+            outcome = _failure(error.code, error.message, retryable=error.retryable)
+        except BaseException:
+            log.exception("generation failed")
+            outcome = _failure("internal_error", "The worker failed while running this job.", retryable=True)
+        answer = patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome)
+        log.info("job ended", status=outcome.status, attempt=job.attempt, answer=answer, cached=outcome.cached)
+
+    def _generate(self, claim: Claim, attempt: _Attempt) -> Outcome:
+        job = claim.job
+        prompt = self._prompts.build(job.spec, claim.history)
+        key = self._cache_key(job.spec, prompt)
+        if key:
+            hit = self._store.cached(job.ref.tenant, key)
+            if hit:
+                choices, usage = hit
+                whole = Usage(usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens)
+                return Outcome(JobStatus.SUCCEEDED, choices, whole, cached=True, cache_key=key)
+        generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)))
+        with self._lock:
+            attempt.generation = generation
+            stopped = attempt.stopped
+        if stopped:
+            generation.cancel()
+        return _outcome(generation.result(), key)
+
+    def _cache_key(self, spec: JobSpec, prompt: Prompt) -> str | None:
+        if not cacheable(spec):
+            return None
+        return cache_key(spec, revision=self._engine.info.revision, prompt=prompt.ids, stop=prompt.stop)
+
+    def _hand_back(self, job: Job) -> None:
+        """The engine stops under a job that is as good as new: back to its place in the queue."""
+        if patiently(self._store.release)(job.ref, self._worker, job.attempt):
+            self._send_hint(job)
+            log.info("job handed back", attempt=job.attempt)
+
+    def running(self) -> list[tuple[JobRef, int]]:
+        """The jobs that this process runs now, with their attempts."""
+        with self._lock:
+            return [(ref, attempt.number) for ref, attempt in self._attempts.items()]
+
+    def stop(self, ref: JobRef) -> None:
+        """Stop a running job at the engine's next step; its partial answer becomes its end. Again: nothing more."""
+        with self._lock:
+            attempt = self._attempts.get(ref)
+            if attempt is None or attempt.stopped:
+                return
+            attempt.stopped = True
+            generation = attempt.generation
+        if generation is not None:
+            generation.cancel()
+
+
+def _sampling(spec: JobSpec, prompt: Prompt) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=spec.max_length,
+        temperature=spec.temperature,
+        top_k=spec.top_k,
+        top_p=spec.top_p,
+        repetition_penalty=spec.repetition_penalty,
+        seed=spec.seed,
+        stop=prompt.stop,
+        n=spec.n,
+    )
+
+
+def _outcome(result: EngineResult, key: str | None) -> Outcome:
+    """What a generation brought. Canceled while any of its completions was stopped short."""
+    choices = tuple(Choice(c.index, c.text, c.finish_reason.value) for c in result.completions)
+    canceled = any(c.finish_reason is FinishReason.CANCELED for c in result.completions)
+    usage = Usage(result.usage.prompt_tokens, result.usage.completion_tokens, result.usage.cached_tokens)
+    status = JobStatus.CANCELED if canceled else JobStatus.SUCCEEDED
+    return Outcome(status, choices, usage, cache_key=None if canceled else key)
+
+
+def _failure(code: str, message: str, *, retryable: bool) -> Outcome:
+    return Outcome(JobStatus.FAILED, error=JobError(code, message, retryable))
