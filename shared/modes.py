@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +102,15 @@ def _mode(name: str, table: _Table) -> Mode:
     return Mode(name, table.description, MappingProxyType({"en": table.en, "zh-Hant": table.zh_hant}))
 
 
-def language_of(text: str) -> str:
-    """``zh-Hant`` where at least a fifth of the letters are Chinese characters, else ``en``.
+CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+WORD = re.compile(r"[^\W\d_\u3400-\u4dbf\u4e00-\u9fff]+")
 
-    A Chinese sentence with product names in Latin letters is still Chinese; the share is of letters, and a character
-    says about as much as a word, hence a fifth and not a half.
+
+def language_of(text: str) -> str:
+    """``zh-Hant`` where there are at least as many Chinese characters as words of other letters, else ``en``.
+
+    A character says about as much as a word, so a Chinese sentence with product names in it stays Chinese, and an English
+    one that names a shop in Chinese stays English.
     """
-    letters = [char for char in text if unicodedata.category(char).startswith("L")]
-    chinese = sum("\u4e00" <= char <= "\u9fff" or "\u3400" <= char <= "\u4dbf" for char in letters)
-    return "zh-Hant" if letters and chinese * 5 >= len(letters) else "en"
+    chinese = len(CHINESE.findall(text))
+    return "zh-Hant" if chinese and chinese >= len(WORD.findall(text)) else "en"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+
+from celery.bin.celery import celery
 
 from shared.errors import ConfigurationError
 from worker.lifecycle import EXIT_CONFIGURATION
@@ -12,11 +15,12 @@ def main() -> None:
     """Run until a signal. Exit codes: 0 after a drain, 69 the model cannot be loaded, 70 the engine broke, 78 a setting is
     wrong."""
     try:
-        from worker.app import app  # noqa: PLC0415 - settings are read on import, and a wrong one is to end with a sentence
+        importlib.import_module("worker.app")  # reads the settings; a wrong one is to end with a sentence
     except ConfigurationError as error:
         print(error.message, file=sys.stderr)
         raise SystemExit(EXIT_CONFIGURATION) from error
-    app.worker_main(["worker", "--without-gossip", "--without-mingle"])
+    # Celery's own command: unlike Celery.worker_main it hands on the worker's exit code.
+    celery.main(args=["--app", "worker.app", "worker", "--without-gossip", "--without-mingle"], prog_name="celery")
 
 
 if __name__ == "__main__":

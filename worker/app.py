@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import Celery, signals
@@ -52,6 +53,8 @@ def build(settings: Settings) -> Celery:
 
     def set_up_logs(**_: Any) -> None:
         configure_logging(settings, "worker")
+        for told_twice in ("celery.app.trace", "celery.worker.strategy"):  # the runner says it with the job's id
+            logging.getLogger(told_twice).setLevel(logging.WARNING)
 
     signals.setup_logging.connect(set_up_logs, weak=False)
     return celery

@@ -19,8 +19,8 @@ import structlog
 from celery import Celery, bootsteps, signals
 from celery.worker import state as celery_state
 
-from shared.errors import ConfigurationError, SmartTextGenError, StoreUnavailableError
-from shared.job import Job, JobRef
+from shared.errors import ConfigurationError, SmartTextGenError
+from shared.job import JobRef
 from shared.modes import load_modes
 from shared.queue import send_hint
 from shared.settings import Settings
@@ -51,9 +51,7 @@ class Worker:
     build_engine: called once, in the worker process; other Celery commands load the app too and must load no model.
     """
 
-    def __init__(
-        self, settings: Settings, store: JobStore, build_engine: Callable[[], Engine], celery: Celery
-    ) -> None:
+    def __init__(self, settings: Settings, store: JobStore, build_engine: Callable[[], Engine], celery: Celery) -> None:
         self.settings = settings
         self.id = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._store = store
@@ -75,7 +73,7 @@ class Worker:
         engine = self._engine = self._build_engine()
         engine.start()
         prompts = PromptBuilder(engine, modes)
-        self._runner = Runner(self._store, engine, prompts, self.id, self._hint)
+        self._runner = Runner(self._store, engine, prompts, self.id)
         self._heartbeat = Heartbeat(
             self._store,
             self._runner,
@@ -105,25 +103,17 @@ class Worker:
         )
         return WorkerInfo(self.id, model, info.slots, "ready", socket.gethostname(), os.getpid())
 
-    def _hint(self, job: Job) -> None:
-        try:
-            send_hint(
-                self._celery, [job.ref], prefix=self.settings.redis_prefix, model=job.spec.model,
-                priority=job.spec.priority, request_id=job.request_id,
-            )  # fmt: skip
-        except StoreUnavailableError:
-            log.warning("hint not sent", job_id=job.id, tenant=job.ref.tenant)
-
     def _give_up(self) -> None:
         """End this process from the heartbeat's thread: a fresh one will load the model again."""
-        celery_state.should_stop = EXIT_ENGINE
+        celery_state.should_stop = EXIT_ENGINE  # type: ignore[assignment]  # its stubs know only its first value
 
     def drain(self, seconds: float) -> None:
         """Take nothing new, give what runs its time, hand the rest back; returns at once. Only the first call counts."""
         if self._engine is None or self._drain is not None:
             return
         log.info("draining", seconds=seconds, running=len(self._runner.running()) if self._runner else 0)
-        if self._heartbeat:
+        if self._runner and self._heartbeat:
+            self._runner.close()
             self._heartbeat.drain()
         self._drain = threading.Thread(target=self._engine.shutdown, args=(seconds,), name="drain", daemon=True)
         self._drain.start()
@@ -136,9 +126,21 @@ class Worker:
         deadline = time.monotonic() + IDLE_PATIENCE_S
         while self._runner and self._runner.running() and time.monotonic() < deadline:
             time.sleep(0.02)
-        if self._heartbeat:
+        if self._runner and self._heartbeat:
+            for ref in self._runner.left():
+                self._hint(ref)
             self._heartbeat.stop()
             log.info("worker gone", worker=self.id)
+
+    def _hint(self, ref: JobRef) -> None:
+        try:
+            job = self._store.get(ref)
+            send_hint(
+                self._celery, [ref], prefix=self.settings.redis_prefix, model=job.spec.model,
+                priority=job.spec.priority, request_id=job.request_id,
+            )  # fmt: skip
+        except SmartTextGenError as error:
+            log.warning("hint not sent", job_id=ref.id, tenant=ref.tenant, reason=error.message)
 
 
 def install(celery: Celery, worker: Worker) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.concurrency.thread import ApplyResult, TaskPool
+from celery.concurrency.thread import TaskPool
 from kombu.asynchronous import get_event_loop
 
 
 class WakingThreadPool(TaskPool):
     """The only pool that a worker runs on: one process, because the model is loaded once in it."""
 
-    def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:
+    def on_apply(self, *args: Any, **kwargs: Any) -> Any:
         result = super().on_apply(*args, **kwargs)
         result.f.add_done_callback(_wake)
         return result

@@ -80,7 +80,11 @@ def plain_pieces(template: Template, turns: Sequence[Turn], text: str) -> list[P
     """The whole text for a model without a chat template. Slots are found in the template alone, in one pass, so
     braces in what users wrote are never read as slots."""
     history = [piece for turn in turns for piece in _fill(template.turn, {"input": turn.input, "output": turn.output})]
-    return _fill(template.template, {"input": text}, trusted={"system": [Piece(template.system, trusted=True)], "history": history})
+    return _fill(
+        template.template,
+        {"input": text},
+        trusted={"system": [Piece(template.system, trusted=True)], "history": history},
+    )
 
 
 def _fill(text: str, users: dict[str, str], trusted: dict[str, list[Piece]] | None = None) -> list[Piece]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -40,21 +39,17 @@ class _Attempt:
 
 
 class Runner:
-    """Runs jobs, each in its caller's thread; any number at the same time.
+    """Runs jobs, each in its caller's thread; any number at the same time."""
 
-    send_hint: called with a job that was handed back to the queue.
-    """
-
-    def __init__(
-        self, store: JobStore, engine: Engine, prompts: PromptBuilder, worker: str, send_hint: Callable[[Job], None]
-    ) -> None:
+    def __init__(self, store: JobStore, engine: Engine, prompts: PromptBuilder, worker: str) -> None:
         self._store = store
         self._engine = engine
         self._prompts = prompts
         self._worker = worker
-        self._send_hint = send_hint
         self._lock = threading.Lock()
         self._attempts: dict[JobRef, _Attempt] = {}
+        self._closed = False
+        self._left: list[JobRef] = []
 
     def run(self, ref: JobRef) -> None:
         """Do what the hint says, if there still is something to do. Raises nothing: in the threads pool whatever leaves
@@ -66,6 +61,9 @@ class Runner:
                 log.exception("job not brought to its end")
 
     def _run(self, ref: JobRef) -> None:
+        if self._closed:
+            self._leave(ref)
+            return
         claim = patiently(self._store.claim)(ref, self._worker, uuid.uuid4().hex)
         if claim is None:
             log.info("hint without work")
@@ -120,8 +118,22 @@ class Runner:
     def _hand_back(self, job: Job) -> None:
         """The engine stops under a job that is as good as new: back to its place in the queue."""
         if patiently(self._store.release)(job.ref, self._worker, job.attempt):
-            self._send_hint(job)
+            self._leave(job.ref)
             log.info("job handed back", attempt=job.attempt)
+
+    def _leave(self, ref: JobRef) -> None:
+        with self._lock:
+            self._left.append(ref)
+
+    def close(self) -> None:
+        """Claim nothing any more; what runs goes on."""
+        self._closed = True
+
+    def left(self) -> list[JobRef]:
+        """The waiting jobs whose hints this process has used up: somebody has to hint at them again. Not before this
+        process has stopped listening, or it would be the one that hears it."""
+        with self._lock:
+            return list(self._left)
 
     def running(self) -> list[tuple[JobRef, int]]:
         """The jobs that this process runs now, with their attempts."""

@@ -119,7 +119,9 @@ class KeyRequest(Strict):
         default_factory=lambda: ["generate"], min_length=1, max_length=2, description="What the key may do."
     )
     requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Default: the deployment's limit.")
-    max_queued: int | None = Field(None, ge=1, le=10_000_000, description="Jobs waiting. Default: the deployment's cap.")
+    max_queued: int | None = Field(
+        None, ge=1, le=10_000_000, description="Jobs waiting. Default: the deployment's cap."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,9 @@ def bounded(settings: Settings, modes: Collection[str]) -> Wire:
     return Wire(
         generate=create_model("GenerateRequest", __base__=GenerateRequest, __doc__=GenerateRequest.__doc__, **own),
         batch=batch,
-        wait=create_model("WaitQuery", __base__=WaitQuery, __doc__=WaitQuery.__doc__, wait=wait_up_to(settings.max_wait_s)),
+        wait=create_model(
+            "WaitQuery", __base__=WaitQuery, __doc__=WaitQuery.__doc__, wait=wait_up_to(settings.max_wait_s)
+        ),
     )
 
 

@@ -32,7 +32,7 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, exam
 
 
 class Strict(BaseModel):
-    """A body: unknown fields and near types (``"100"``, ``true`` or ``1.0`` for an integer) are refused."""
+    """A body: unknown fields and near types (``"100"`` or ``true`` for an integer) are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -95,7 +95,8 @@ def _digits(value: Any) -> Any:
 
 
 MomentParameter = Annotated[
-    int, BeforeValidator(_moment, json_schema_input_type=Annotated[str, Field(json_schema_extra={"format": "date-time"})])
+    int,
+    BeforeValidator(_moment, json_schema_input_type=Annotated[str, Field(json_schema_extra={"format": "date-time"})]),
 ]
 """A query parameter that holds a time; milliseconds since the epoch once it is read."""
 

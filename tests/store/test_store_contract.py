@@ -24,10 +24,10 @@ from tests.store.conftest import MODEL, Driver, success, worker
 
 class TestSubmit:
     def test_a_submitted_job_waits_with_everything_the_client_said(self, drive: Driver):
-        ref = drive.ref("héllo {x} 你好 \\ \" \u2028", user_id="u:1", temperature=0.0, stop=("\n", "。"), seed=2**63 - 1)
+        ref = drive.ref('héllo {x} 你好 \\ " \u2028', user_id="u:1", temperature=0.0, stop=("\n", "。"), seed=2**63 - 1)
         job = drive.store.get(ref)
         assert job.status is JobStatus.QUEUED
-        assert job.spec.prompt == "héllo {x} 你好 \\ \" \u2028"
+        assert job.spec.prompt == 'héllo {x} 你好 \\ " \u2028'
         assert (job.spec.stop, job.spec.seed, job.spec.temperature) == (("\n", "。"), 2**63 - 1, 0.0)
         assert (job.attempt, job.owner, job.started_at, job.output, job.history) == (0, None, None, None, ())
         assert (job.queue_position, job.key_id) == (1, "key_1")
@@ -52,7 +52,9 @@ class TestSubmit:
         assert drive.store.submit(submission).created
         assert not drive.store.submit(submission).created
         other = drive.submission("b", chosen_id=True)
-        clash = type(other)("shop", "key_1", (type(other.jobs[0])(submission.jobs[0].id, other.jobs[0].spec),), chosen_id=True)
+        clash = type(other)(
+            "shop", "key_1", (type(other.jobs[0])(submission.jobs[0].id, other.jobs[0].spec),), chosen_id=True
+        )
         with pytest.raises(JobExistsError):
             drive.store.submit(clash)
         assert drive.store.get(JobRef("shop", submission.jobs[0].id)).spec.prompt == "a"
@@ -71,8 +73,8 @@ class TestSubmit:
         second = drive.ref("b", max_queued=1)
         drive.store.cancel(second)
         drive.submit("c", max_queued=1)
+        drive.store.release(ref, "w1", 1)
         with pytest.raises(QueueLimitError):
-            drive.store.release(ref, "w1", 1)
             drive.submit("d", max_queued=2)
 
     def test_a_rate_limit_counts_and_refuses_without_writing(self, drive: Driver):
@@ -298,7 +300,12 @@ class TestTenants:
 
     def test_two_tenants_may_choose_the_same_id(self, drive: Driver):
         one = drive.submission("mine", chosen_id=True)
-        two = type(one)("rival", "key_2", (type(one.jobs[0])(one.jobs[0].id, drive.submission("theirs").jobs[0].spec),), chosen_id=True)
+        two = type(one)(
+            "rival",
+            "key_2",
+            (type(one.jobs[0])(one.jobs[0].id, drive.submission("theirs").jobs[0].spec),),
+            chosen_id=True,
+        )
         assert drive.store.submit(one).created
         assert drive.store.submit(two).created
         assert drive.store.get(JobRef("rival", one.jobs[0].id)).spec.prompt == "theirs"

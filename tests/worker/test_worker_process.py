@@ -1,0 +1,92 @@
+"""Real worker processes under real Celery on a real server: ready, working, draining, refusing."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from shared.job import JobStatus
+from tests.servers import until
+from tests.worker.conftest import submit
+
+
+def test_jobs_run_and_sigterm_lets_them_finish(start_worker, ready, redis_store, hint):
+    worker = start_worker(ECHO_TOKEN_DELAY_S="0.02")
+    ready(worker)
+    refs = [submit(redis_store, f"job {n}", max_length=50) for n in range(6)]
+    for ref in refs:
+        hint(ref)
+    until(lambda: all(redis_store.get(ref).status is JobStatus.RUNNING for ref in refs))
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert {redis_store.get(ref).status for ref in refs} == {JobStatus.SUCCEEDED}
+    assert redis_store.fleet().workers == ()
+
+
+def test_what_does_not_finish_in_time_is_handed_back_and_run_by_the_next(start_worker, ready, redis_store, hint):
+    worker = start_worker(ECHO_TOKEN_DELAY_S="0.05", WORKER_DRAIN_S="0.5")
+    ready(worker)
+    refs = [submit(redis_store, max_length=400, seed=n) for n in range(3)]
+    for ref in refs:
+        hint(ref)
+    until(lambda: all(redis_store.get(ref).status is JobStatus.RUNNING for ref in refs))
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert {redis_store.get(ref).status for ref in refs} == {JobStatus.QUEUED}
+    ready(start_worker())
+    until(lambda: all(redis_store.get(ref).status is JobStatus.SUCCEEDED for ref in refs), what="the second worker")
+    assert {redis_store.get(ref).attempt for ref in refs} == {2}
+
+
+def test_a_running_job_is_canceled_within_beats(start_worker, ready, redis_store, hint):
+    ready(start_worker(ECHO_TOKEN_DELAY_S="0.05"))
+    ref = submit(redis_store, max_length=400)
+    hint(ref)
+    until(lambda: redis_store.get(ref).status is JobStatus.RUNNING)
+    redis_store.cancel(ref)
+    until(lambda: redis_store.get(ref).status is JobStatus.CANCELED, 5)
+    assert redis_store.get(ref).usage.completion_tokens < 200
+
+
+def test_many_short_jobs_do_not_wait_for_the_poll(start_worker, ready, redis_store, hint):
+    """Without the pool that wakes the consumer this takes over 10 s (one poll interval for each four jobs)."""
+    ready(start_worker(ECHO_TOKEN_DELAY_S="0.001", ENGINE_SLOTS="1"))
+    refs = [submit(redis_store, seed=n, max_length=10) for n in range(60)]
+    for ref in refs:
+        hint(ref)
+    until(lambda: all(redis_store.get(ref).status.ended for ref in refs), 30)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_another_pool_is_refused_with_a_sentence(start_worker, pool: str):
+    worker = start_worker("celery", "-A", "worker.app", "worker", f"--pool={pool}")
+    if pool == "prefork":  # Celery cannot tell its default from this; the setting wins, and it is ours
+        until(lambda: "worker ready" in worker.output())
+        return
+    assert worker.wait(30) == 78
+    assert "threads pool" in worker.output()
+    assert "python -m worker" in worker.output()
+
+
+def test_celerys_own_command_starts_it_too(start_worker, ready, redis_store, hint):
+    ready(start_worker("celery", "-A", "worker.app", "worker"))
+    ref = submit(redis_store)
+    hint(ref)
+    until(lambda: redis_store.get(ref).status is JobStatus.SUCCEEDED)
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "named"),
+    [
+        ({"ENGINE": "transformers", "MODEL_ID": "/nowhere/model"}, 69, "/nowhere/model"),
+        ({"ENGINE": "warp"}, 78, "ENGINE"),
+        ({"MODES_FILE": "/nowhere/modes.toml"}, 78, "/nowhere/modes.toml"),
+    ],
+    ids=["no_such_model", "no_such_engine", "no_such_modes"],
+)
+def test_what_cannot_start_says_why_and_exits(start_worker, redis_store, env: dict[str, str], code: int, named: str):
+    worker = start_worker(**env)
+    assert worker.wait(60) == code
+    assert named in worker.output()
+    assert redis_store.fleet().workers == ()
