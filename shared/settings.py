@@ -41,10 +41,19 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="auto: float16 on CUDA (bfloat16 where the model asks for it), float32 on CPU."
     )
-    engine_slots: int = Field(16, ge=1, le=1024, description="Sequences that run at the same time.")
-    engine_token_budget: int = Field(2048, ge=16, description="Prompt tokens computed in one engine step.")
-    engine_max_context: int | None = Field(None, ge=16, description="Caps the model's context length, tokens.")
-    engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: all cores.")
+    engine_slots: int | None = Field(
+        None, ge=1, le=1024, description="Sequences that run at the same time. Default: 32 on a CPU, 64 on a GPU, or what fits."
+    )
+    engine_token_budget: int | None = Field(
+        None, ge=16, description="Prompt tokens computed in one engine step. Default: 128 on a CPU, 2048 on a GPU."
+    )
+    engine_max_context: int | None = Field(
+        None, ge=16, description="Caps the context length, tokens. Default: the model's own, or what fits."
+    )
+    engine_kv_cache_bytes: int | None = Field(
+        None, ge=1, description="Memory for keys and values. Default: a share of what the device has free."
+    )
+    engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: torch's choice.")
     engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
     echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
 

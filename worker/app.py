@@ -15,11 +15,8 @@ from shared.store.redis import RedisStore
 from shared.store.retention import Retention
 from worker.engine.factory import EngineConfig, build_engine
 from worker.engine.protocol import Engine
-from worker.lifecycle import Worker, install
+from worker.lifecycle import MOST_THREADS, Worker, install
 from worker.tasks import register
-
-SPARE_THREADS = 4
-"""Task threads over the engine's slots: jobs that are served from the cache or write their end need no slot."""
 
 
 def engine_from(settings: Settings) -> Engine:
@@ -35,6 +32,7 @@ def engine_from(settings: Settings) -> Engine:
             max_context=settings.engine_max_context,
             token_budget=settings.engine_token_budget,
             threads=settings.engine_threads,
+            kv_cache_bytes=settings.engine_kv_cache_bytes,
             pack_weights=settings.engine_pack_weights,
             echo_token_delay_s=settings.echo_token_delay_s,
         )
@@ -45,7 +43,7 @@ def build(settings: Settings) -> Celery:
     """The Celery app of a worker process. It connects and loads when its worker starts."""
     celery = make_celery(settings)
     celery.conf.worker_pool = "worker.pool:WakingThreadPool"
-    celery.conf.worker_concurrency = settings.engine_slots + SPARE_THREADS
+    celery.conf.worker_concurrency = MOST_THREADS
     store = RedisStore(connect(settings), key_prefix(settings), Retention.of(settings))
     worker = Worker(settings, store, lambda: engine_from(settings), celery)
     register(celery, worker.run_job)

@@ -41,6 +41,11 @@ EXIT_ENGINE = 70
 """EX_SOFTWARE: the engine broke while running; start again."""
 
 
+SPARE_THREADS = 4
+"""Jobs held over the engine's slots: those served from the cache, or writing their end, need no slot."""
+MOST_THREADS = 1024 + SPARE_THREADS
+"""The pool's size. How many jobs are really held is set once the engine has said how many slots there are; threads
+come to be only as they are needed."""
 IDLE_PATIENCE_S = 30.0
 """How long the last results may take to be written once the engine has ended."""
 
@@ -67,8 +72,9 @@ class Worker:
         assert self._runner is not None, "a task ran before the worker was ready"
         self._runner.run(ref)
 
-    def start(self) -> None:
-        """Load and warm the model, then announce. Raises: ModelLoadError, ConfigurationError."""
+    def start(self) -> int:
+        """Load and warm the model, then announce. Returns the engine's slots. Raises: ModelLoadError,
+        ConfigurationError."""
         modes = load_modes(self.settings.modes_file)
         engine = self._engine = self._build_engine()
         engine.start()
@@ -84,6 +90,7 @@ class Worker:
         )
         self._heartbeat.start()
         log.info("worker ready", worker=self.id, model=self.settings.public_model_name, slots=engine.info.slots)
+        return engine.info.slots
 
     def _announcement(self, engine: Engine, prompts: PromptBuilder) -> WorkerInfo:
         info = engine.info
@@ -156,10 +163,11 @@ def install(celery: Celery, worker: Worker) -> None:
             super().__init__(parent, **kwargs)
             refuse_other_pools(parent.pool_cls)
 
-        def start(self, _parent: Any) -> None:
+        def start(self, parent: Any) -> None:
             signals.worker_shutting_down.connect(self.shutting_down, weak=False)
             try:
-                worker.start()
+                # What worker_disable_prefetch reads: no more hints are taken than this.
+                parent.max_concurrency = worker.start() + SPARE_THREADS
             except ConfigurationError as error:
                 stop_with(error, EXIT_CONFIGURATION)
             except SmartTextGenError as error:

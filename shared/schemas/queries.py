@@ -6,7 +6,6 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
 from shared.schemas.text import (
     CURSOR,
@@ -35,19 +34,23 @@ def _schema_of(model: type[Parameters]) -> dict[str, Any]:
     return super(Parameters, model).model_json_schema()
 
 
-def _without_default(schema: dict[str, Any]) -> None:
+def _may_be_left_out(schema: dict[str, Any]) -> None:
+    """A parameter has no spelling for null: leaving it out is the only way to say nothing."""
     schema.pop("default", None)
+    for member in schema.pop("anyOf", ()):
+        schema.update({} if member == {"type": "null"} else member)
 
 
 def absent(**constraints: Any) -> Any:
-    """A parameter that may be left out, but has no spelling for null."""
-    return Field(default=None, json_schema_extra=_without_default, **constraints)
+    """The field of a parameter that may be left out."""
+    return Field(default=None, json_schema_extra=_may_be_left_out, **constraints)
 
 
-def wait_up_to(seconds: int | None) -> tuple[Any, Any]:
+def wait_up_to(seconds: int) -> tuple[Any, Any]:
     """The ``wait`` parameter: its type and its field."""
+    kind: Any = Annotated[int, Field(ge=0, le=seconds), in_digits(0, seconds)]
     field = absent(description="Seconds to wait for an end; without one in time, the answer so far.")
-    return Annotated[int, Field(ge=0, le=seconds), in_digits(0, seconds)] | SkipJsonSchema[None], field
+    return kind, field  # a default is not validated, so None needs no place in the type
 
 
 class NoQuery(Parameters):
@@ -64,7 +67,7 @@ class PageQuery(Parameters):
     """A page of a list."""
 
     limit: Annotated[int, Field(ge=1, le=100), in_digits(1, 100)] = Field(20, description="Most objects on the page.")
-    cursor: Annotated[str, Field(pattern=CURSOR)] | SkipJsonSchema[None] = absent(
+    cursor: Annotated[str, Field(pattern=CURSOR)] | None = absent(
         description="next_cursor of the page before."
     )
 
@@ -72,12 +75,12 @@ class PageQuery(Parameters):
 class JobsQuery(PageQuery):
     """Which jobs."""
 
-    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"] | SkipJsonSchema[None] = absent()
-    mode: ModeName | SkipJsonSchema[None] = absent()
-    model: ModelName | SkipJsonSchema[None] = absent()
-    user_id: UserId | SkipJsonSchema[None] = absent()
-    created_after: MomentParameter | SkipJsonSchema[None] = absent(description="RFC 3339, exclusive.")
-    created_before: MomentParameter | SkipJsonSchema[None] = absent(description="RFC 3339, exclusive.")
+    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"] | None = absent()
+    mode: ModeName | None = absent()
+    model: ModelName | None = absent()
+    user_id: UserId | None = absent()
+    created_after: MomentParameter | None = absent(description="RFC 3339, exclusive.")
+    created_before: MomentParameter | None = absent(description="RFC 3339, exclusive.")
 
 
 class JobPath(Parameters):
@@ -105,18 +108,18 @@ class Headers(Parameters):
 class PreferHeader(Headers):
     """RFC 7240. Preferences that are unknown or malformed are passed over, as it asks."""
 
-    prefer: str | SkipJsonSchema[None] = Field(
+    prefer: str | None = Field(
         default=None,
         alias="Prefer",
-        json_schema_extra=_without_default,
+        json_schema_extra=_may_be_left_out,
         description="`wait=N`: answer with the finished job if it ends within N seconds.",
     )
 
 
 class ConditionalHeader(Headers):
-    if_none_match: str | SkipJsonSchema[None] = Field(
+    if_none_match: str | None = Field(
         default=None,
         alias="If-None-Match",
-        json_schema_extra=_without_default,
+        json_schema_extra=_may_be_left_out,
         description="The `ETag` that you have: 304 where it still holds.",
     )

@@ -25,6 +25,7 @@ from shared.schemas.text import (
 )
 from shared.settings import Settings
 
+Scope = Literal["generate", "admin"]
 Prompt = Annotated[str, Field(min_length=1, pattern=ANY_TEXT)]
 
 
@@ -115,9 +116,7 @@ class KeyRequest(Strict):
 
     tenant: str = Field(min_length=1, max_length=64, pattern=TENANT, description="Whose jobs the key sees and makes.")
     name: Text = Field("", max_length=128, description="For people.")
-    scopes: list[Literal["generate", "admin"]] = Field(
-        default_factory=lambda: ["generate"], min_length=1, max_length=2, description="What the key may do."
-    )
+    scopes: list[Scope] = Field(["generate"], min_length=1, max_length=2, description="What the key may do.")
     requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Default: the deployment's limit.")
     max_queued: int | None = Field(
         None, ge=1, le=10_000_000, description="Jobs waiting. Default: the deployment's cap."
@@ -137,21 +136,22 @@ def bounded(settings: Settings, modes: Collection[str]) -> Wire:
     """The request models with a deployment's limits and modes in them, for validation and for the document alike."""
     default_mode = "general" if "general" in modes else min(modes)
     longest = settings.max_new_tokens
-    prompt = Annotated[str, Field(min_length=1, max_length=settings.max_prompt_chars, pattern=ANY_TEXT)]
+    prompt: Any = Annotated[str, Field(min_length=1, max_length=settings.max_prompt_chars, pattern=ANY_TEXT)]
+    named: dict[str, Any] = {"enum": sorted(modes)}
     options: dict[str, Any] = {
         "max_length": (int, Field(min(100, longest), ge=10, le=longest, description=_said("max_length"))),
-        "mode": (ModeName, Field(default_mode, json_schema_extra={"enum": sorted(modes)}, description=_said("mode"))),
+        "mode": (ModeName, Field(default_mode, json_schema_extra=named, description=_said("mode"))),
         "result_ttl_s": (
             int | None,
             Field(None, ge=1, le=settings.max_result_ttl_s, description=_said("result_ttl_s")),
         ),
     }
     own = options | {"prompt": (prompt, Field(description="What to answer."))}
-    item = create_model("BatchItem", __base__=BatchItem, __doc__=BatchItem.__doc__, **own)
-    many = {"min_length": 1, "max_length": settings.max_batch_size}
-    jobs = {
-        "prompts": (list[prompt], Field(default_factory=list, description="One job for each.", **many)),  # type: ignore[valid-type]
-        "requests": (list[item], Field(default_factory=list, description="Jobs with options of their own.", **many)),  # type: ignore[valid-type]
+    item: Any = create_model("BatchItem", __base__=BatchItem, __doc__=BatchItem.__doc__, **own)
+    many: dict[str, Any] = {"default_factory": list, "min_length": 1, "max_length": settings.max_batch_size}
+    jobs: dict[str, Any] = {
+        "prompts": (list[prompt], Field(description="One job for each.", **many)),
+        "requests": (list[item], Field(description="Jobs with options of their own.", **many)),
     }
     batch = create_model("BatchRequest", __base__=BatchRequest, __doc__=BatchRequest.__doc__, **options, **jobs)
     batch.item_model = item

@@ -101,7 +101,7 @@ MomentParameter = Annotated[
 """A query parameter that holds a time; milliseconds since the epoch once it is read."""
 
 
-def in_digits(least: int, most: int | None) -> BeforeValidator:
+def in_digits(least: int, most: int) -> BeforeValidator:
     """For a whole number among query parameters, beside its bounds. Pydantic's own rule would also take ``+5``, ``5.0``
     and ``1_000``."""
     return BeforeValidator(_digits, json_schema_input_type=Annotated[int, Field(ge=least, le=most)])

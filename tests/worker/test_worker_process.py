@@ -58,6 +58,22 @@ def test_many_short_jobs_do_not_wait_for_the_poll(start_worker, ready, redis_sto
     until(lambda: all(redis_store.get(ref).status.ended for ref in refs), 30)
 
 
+def test_a_worker_holds_no_more_jobs_than_it_can_run(start_worker, ready, redis_store, hint):
+    ready(start_worker(ECHO_TOKEN_DELAY_S="0.02", ENGINE_SLOTS="2"))
+    refs = [submit(redis_store, seed=n, max_length=60) for n in range(20)]
+    for ref in refs:
+        hint(ref)
+    held = []
+
+    def all_ended() -> bool:
+        statuses = [redis_store.get(ref).status for ref in refs]
+        held.append(statuses.count(JobStatus.RUNNING))
+        return all(status.ended for status in statuses)
+
+    until(all_ended, 60)
+    assert 2 <= max(held) <= 6  # the slots, and four that are served from the cache or write their end
+
+
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
 def test_another_pool_is_refused_with_a_sentence(start_worker, pool: str):
     worker = start_worker("celery", "-A", "worker.app", "worker", f"--pool={pool}")
