@@ -96,5 +96,5 @@ def send_hint(
                     producer=producer,
                     ignore_result=True,
                 )
-    except (kombu.exceptions.OperationalError, redis.RedisError, OSError) as error:
+    except (kombu.exceptions.OperationalError, kombu.exceptions.LimitExceeded, redis.RedisError, OSError) as error:
         raise StoreUnavailableError("The queue does not answer.") from error

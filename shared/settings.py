@@ -42,7 +42,10 @@ class Settings(BaseSettings):
         "auto", description="auto: float16 on CUDA (bfloat16 where the model asks for it), float32 on CPU."
     )
     engine_slots: int | None = Field(
-        None, ge=1, le=1024, description="Sequences that run at the same time. Default: 32 on a CPU, 64 on a GPU, or what fits."
+        None,
+        ge=1,
+        le=1024,
+        description="Sequences that run at the same time. Default: 32 on a CPU, 64 on a GPU, or what fits.",
     )
     engine_token_budget: int | None = Field(
         None, ge=16, description="Prompt tokens computed in one engine step. Default: 128 on a CPU, 2048 on a GPU."

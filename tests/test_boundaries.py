@@ -27,7 +27,10 @@ def loaded_by(statement: str) -> set[str]:
     [
         ("import api.wsgi", MODEL_LIBRARIES | {"worker", "smarttextgen"}),
         ("import shared.store.redis, shared.keys, shared.schemas, shared.queue, shared.modes", MODEL_LIBRARIES | WEB),
-        ("import worker.app; worker.app.engine_from(worker.app.load_settings()).start()", MODEL_LIBRARIES | WEB | {"api"}),
+        (
+            "import worker.app; worker.app.engine_from(worker.app.load_settings()).start()",
+            MODEL_LIBRARIES | WEB | {"api"},
+        ),
         ("import worker.engine.protocol, worker.engine.factory", MODEL_LIBRARIES | {"redis", "celery"}),
         ("import smarttextgen, smarttextgen.cli", MODEL_LIBRARIES | WEB | ROOMS | {"redis", "celery"}),
     ],

@@ -15,12 +15,13 @@ def main() -> None:
     """Run until a signal. Exit codes: 0 after a drain, 69 the model cannot be loaded, 70 the engine broke, 78 a setting is
     wrong."""
     try:
-        importlib.import_module("worker.app")  # reads the settings; a wrong one is to end with a sentence
+        module = importlib.import_module("worker.app")  # reads the settings; a wrong one is to end with a sentence
     except ConfigurationError as error:
         print(error.message, file=sys.stderr)
         raise SystemExit(EXIT_CONFIGURATION) from error
     # Celery's own command: unlike Celery.worker_main it hands on the worker's exit code.
-    celery.main(args=["--app", "worker.app", "worker", "--without-gossip", "--without-mingle"], prog_name="celery")
+    options = ["--without-gossip", "--without-mingle", "--hostname", f"{module.worker_name}@%h"]
+    celery.main(args=["--app", "worker.app", "worker", *options], prog_name="celery")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def engine_from(settings: Settings) -> Engine:
     )
 
 
-def build(settings: Settings) -> Celery:
-    """The Celery app of a worker process. It connects and loads when its worker starts."""
+def build(settings: Settings) -> tuple[Celery, str]:
+    """The Celery app of a worker process, and the name of this worker. It connects and loads when its worker starts."""
     celery = make_celery(settings)
     celery.conf.worker_pool = "worker.pool:WakingThreadPool"
     celery.conf.worker_concurrency = MOST_THREADS
@@ -55,7 +55,7 @@ def build(settings: Settings) -> Celery:
             logging.getLogger(told_twice).setLevel(logging.WARNING)
 
     signals.setup_logging.connect(set_up_logs, weak=False)
-    return celery
+    return celery, worker.id
 
 
-app = build(load_settings())
+app, worker_name = build(load_settings())

@@ -63,7 +63,7 @@ class Heartbeat:
 
     def _loop(self) -> None:
         while not self._ended.wait(self._interval_s):
-            if not self._healthy():
+            if self._info.state == "ready" and not self._healthy():  # a draining engine is on its way to its end
                 log.critical("the engine is not sound any more; no more heartbeats")
                 self._on_sick()
                 return

@@ -67,9 +67,7 @@ class PageQuery(Parameters):
     """A page of a list."""
 
     limit: Annotated[int, Field(ge=1, le=100), in_digits(1, 100)] = Field(20, description="Most objects on the page.")
-    cursor: Annotated[str, Field(pattern=CURSOR)] | None = absent(
-        description="next_cursor of the page before."
-    )
+    cursor: Annotated[str, Field(pattern=CURSOR)] | None = absent(description="next_cursor of the page before.")
 
 
 class JobsQuery(PageQuery):

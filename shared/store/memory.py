@@ -69,6 +69,7 @@ class _State:
 
     jobs: dict[JobRef, _Entry] = field(default_factory=dict)
     tombs: dict[JobRef, int] = field(default_factory=dict)
+    attempts: dict[JobRef, int] = field(default_factory=dict)
     batches: dict[tuple[str, str], tuple[int, tuple[str, ...]]] = field(default_factory=dict)
     histories: dict[tuple[str, str], list[Turn]] = field(default_factory=dict)
     cache: dict[tuple[str, str], tuple[tuple[Choice, ...], Usage, int]] = field(default_factory=dict)
@@ -209,6 +210,7 @@ class MemoryStore:
                 ref=JobRef(submission.tenant, new.id), spec=new.spec, status=JobStatus.QUEUED, key_id=submission.key_id,
                 created_at=self._now(), batch_id=submission.batch_id, custom_id=new.custom_id,
                 request_id=submission.request_id,
+                attempt=self._state.attempts.pop(JobRef(submission.tenant, new.id), 0),
             )  # fmt: skip
             self._state.jobs[job.ref] = _Entry(job, self._seq)
         if submission.batch_id:
@@ -291,6 +293,8 @@ class MemoryStore:
                     raise NotFoundError("No such job.")
                 return
             del self._state.jobs[ref]
+            if not entry.job.status.ended and entry.job.attempt:
+                self._state.attempts[ref] = entry.job.attempt
             if entry.cache_key:
                 self._state.cache.pop((ref.tenant, entry.cache_key), None)
             if entry.job.spec.user_id:

@@ -272,6 +272,18 @@ class TestCancelAndDelete:
         with pytest.raises(NotFoundError):
             drive.store.get(ref)
 
+    def test_the_end_of_a_deleted_job_is_not_taken_for_a_new_ones_of_the_same_id(self, drive: Driver):
+        submission = drive.submission("first", chosen_id=True)
+        ref = JobRef("shop", drive.store.submit(submission).ids[0])
+        assert drive.store.claim(ref, "w1", "t1") is not None
+        drive.store.delete(ref)
+        drive.store.submit(submission)
+        claim = drive.store.claim(ref, "w1", "t2")
+        assert claim is not None
+        assert claim.job.attempt == 2
+        assert drive.store.finish(ref, "w1", 1, success("of the deleted one")) is Finished.FENCED
+        assert drive.store.finish(ref, "w1", 2, success("new")) is Finished.ACCEPTED
+
     def test_after_its_retention_a_job_is_gone_and_not_unknown(self, drive: Driver):
         ref = drive.finished(result_ttl_s=1)
         time.sleep(1.1)

@@ -3,7 +3,7 @@
 -- A running one disappears under its worker, which learns it with its next beat and stops; its finish is fenced.
 local tenant, id = ARGV[1], ARGV[2]
 local key = job_key(tenant, id)
-local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'user_id', 'cache_key')
+local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'user_id', 'cache_key', 'attempt')
 local tomb = redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
 if not job[1] then return tomb end
 dequeue(tenant, id, job[2], job[3])
@@ -14,6 +14,10 @@ if job[4] then
   end
 end
 if job[5] then redis.call('DEL', P .. 'cache:' .. tenant .. ':' .. job[5]) end
+if job[6] and (job[1] == 'queued' or job[1] == 'running') then
+  -- A worker may still say the end of such an attempt: its number is not given to a new job of the same id.
+  redis.call('SET', P .. 'attempts:' .. member(tenant, id), job[6], 'EX', 86400)
+end
 redis.call('DEL', key)
 redis.call('ZREM', P .. 'jobs:' .. tenant, id)
 redis.call('PUBLISH', P .. 'ended', member(tenant, id))

@@ -4,6 +4,7 @@
 --   job:T:ID        hash    the record (T tenant)            jobs:T        zset  seq -> id, for lists
 --   queue:MODEL     zset    ids that wait, by class and seq   queues        set   models that ever had a job
 --   waiting         hash    key id -> jobs waiting            seq           counter
+--   attempts:T:ID   string  attempts of a deleted job that may still be spoken of
 --   tomb:T:ID       string  an expired job answers 410        batch:T:ID    hash
 --   history:T:USER  list    turns, oldest first               cache:T:KEY   string
 --   idem:SCOPE      hash    idempotency                       key:DIGEST    string, keys hash id -> digest

@@ -59,6 +59,8 @@ for _, job in ipairs(a.jobs) do
   for _, name in ipairs({ 'user_id', 'custom_id' }) do
     if job[name] then table.insert(fields, name); table.insert(fields, job[name]) end
   end
+  local attempts = redis.call('GETDEL', P .. 'attempts:' .. member(a.tenant, job.id))
+  if attempts then table.insert(fields, 'attempt'); table.insert(fields, attempts) end
   for _, name in ipairs({ 'batch_id', 'request_id' }) do
     if a[name] then table.insert(fields, name); table.insert(fields, a[name]) end
   end

@@ -1,0 +1,48 @@
+"""``python -m api``: gunicorn with our settings, in place of this process, so that signals reach it directly."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from shared.errors import ConfigurationError
+from shared.settings import Settings, load_settings
+
+GRACE_S = 30
+
+
+def command(settings: Settings) -> list[str]:
+    """The command line of the server."""
+    options = {
+        "--bind": f"{settings.api_host}:{settings.api_port}",
+        "--workers": settings.api_workers,
+        "--threads": settings.api_threads,
+        "--worker-class": "api.server.DeadlineWorker",
+        "--worker-tmp-dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108  # a heartbeat file: no disk
+        # Longer than the longest poll, or a drain would cut those that came just before it.
+        "--graceful-timeout": GRACE_S,
+        "--keep-alive": 30,  # also how long a connection may stay silent before its first request
+        "--backlog": 1024,
+        "--limit-request-line": 8190,
+        "--limit-request-fields": 64,
+        "--limit-request-field_size": 8190,
+        "--log-level": settings.log_level.lower(),
+    }
+    flags = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+    return [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", "api.wsgi:app"]
+
+
+def main() -> NoReturn:
+    """Does not return where the settings are right. Exit code 78 (EX_CONFIG) with a sentence where they are wrong."""
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201  # logging is not set up, and never will be here
+        raise SystemExit(78) from error
+    arguments = command(settings)
+    os.execv(arguments[0], arguments)  # noqa: S606  # our own interpreter, no shell
+
+
+if __name__ == "__main__":
+    main()

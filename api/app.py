@@ -1,0 +1,118 @@
+"""The composition root: ``create_app`` puts given parts together, ``build_app`` alone makes real clients."""
+
+from __future__ import annotations
+
+from typing import get_type_hints
+
+from flask import Flask
+from pydantic import BaseModel
+
+from api.admission import Admission
+from api.context import ContextGuard
+from api.documents import DocumentedApp
+from api.errors import of_validation, register_errors
+from api.fleet import FleetView
+from api.hints import CeleryHints, Hints
+from api.identity import KeyMemory, register_identity
+from api.parsing import StrictRequest, refuse_malformed
+from api.routes import batches, catalog, docs, generate, health, history, jobs, keys
+from api.routing import Route, mount
+from api.security import register_security
+from api.services import EXTENSION, Services
+from api.submission import Submitter
+from api.tracing import register_tracing
+from api.waiting import Listener, WaitingRoom
+from shared.keys import KeyStore, RedisKeyStore
+from shared.logs import configure_logging
+from shared.modes import Modes, load_modes
+from shared.queue import make_celery
+from shared.schemas import bounded
+from shared.settings import Settings, load_settings
+from shared.store.connection import connect, ended_channel, key_prefix
+from shared.store.protocol import JobStore
+from shared.store.redis import RedisStore
+from shared.store.retention import Retention
+
+
+def create_app(
+    settings: Settings,
+    *,
+    store: JobStore,
+    key_store: KeyStore,
+    hints: Hints,
+    modes: Modes,
+    room: WaitingRoom,
+    fleet: FleetView,
+) -> DocumentedApp:
+    """An app of these parts. It starts no thread and makes no connection."""
+    app = DocumentedApp("api")
+    app.request_class = StrictRequest
+    app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
+    app.url_map.merge_slashes = False  # a redirect would be an answer that is not JSON
+    app.validation_error_callback = of_validation
+    memory = KeyMemory(key_store, settings.api_key_cache_s)
+    app.extensions[EXTENSION] = Services(
+        settings=settings,
+        store=store,
+        keys=key_store,
+        key_memory=memory,
+        modes=modes,
+        fleet=fleet,
+        room=room,
+        admission=Admission(modes, fleet, ContextGuard(store)),
+        submitter=Submitter(store, hints, memory, settings),
+    )
+    register_errors(app)
+    register_tracing(app)
+    app.before_request(refuse_malformed)
+    table = _routes(settings, modes)
+    register_identity(app, memory, mount(app, table))
+    _describe(app, table)
+    app.register_blueprint(docs.blueprint)
+    register_security(app, settings.cors_origins)
+    return app
+
+
+def _routes(settings: Settings, modes: Modes) -> list[Route]:
+    wire = bounded(settings, modes.by_name)
+    return [
+        *generate.routes(wire),
+        *jobs.routes(wire),
+        *batches.routes(),
+        *history.routes(),
+        *catalog.routes(),
+        *keys.routes(),
+        *health.routes(),
+    ]
+
+
+def _describe(app: DocumentedApp, table: list[Route]) -> None:
+    for route in table:
+        hints = get_type_hints(route.view) | dict(route.models)
+        if issubclass(hints.get("body", type(None)), BaseModel):
+            app.describe(hints["body"], "validation")
+        for model in route.answers.values():
+            if model is not None:
+                app.describe(model, "serialization")
+
+
+def build_app(settings: Settings | None = None) -> Flask:
+    """The app of a server process, with its real clients and its two threads."""
+    settings = settings or load_settings()
+    configure_logging(settings, "api")
+    client = connect(settings, max_connections=settings.api_threads + 8)
+    store = RedisStore(client, key_prefix(settings), Retention.of(settings))
+    room = WaitingRoom(settings.api_max_waiters)
+    fleet = FleetView(store, settings.public_model_name)
+    app = create_app(
+        settings,
+        store=store,
+        key_store=RedisKeyStore(client, key_prefix(settings)),
+        hints=CeleryHints(make_celery(settings), settings.redis_prefix),
+        modes=load_modes(settings.modes_file),
+        room=room,
+        fleet=fleet,
+    )
+    fleet.start()
+    Listener(connect(settings, max_connections=2), ended_channel(settings), room).start()
+    return app

@@ -1,0 +1,172 @@
+"""The OpenAPI document: what pydantic says of the models, and what each route may answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from shared.schemas import Answer, ErrorBody
+
+API_VERSION = "1.0.0"
+"""Of the contract that clients see."""
+
+REF = "#/components/schemas/{model}"
+
+DESCRIPTION = """
+Submit a prompt, get a job id, poll or wait for the end.
+
+**Keys.** Every `/api` route needs an API key: `X-API-Key: K` or `Authorization: Bearer K`.
+
+**Idempotency.** `POST /api/generate` and `POST /api/generate_batch` take an `Idempotency-Key` header (1 to 255 printable
+ASCII characters, quoted or bare). For 24 hours the same key with the same body gets the first answer again, with
+`Idempotent-Replayed: true`; with another body it is a 422 `idempotency_key_reused`; while the first request is still
+waiting for its job, a 409. `POST /api/admin/keys` and its `rotate` refuse the header with a 400, because their answer
+holds a secret.
+
+**Waiting.** `?wait=N`, or `Prefer: wait=N` on a POST or PUT, answers with the finished job if it ends within N seconds.
+
+**Tracing.** `X-Request-Id` (at most 128 of `A-Z a-z 0-9 . _ : -`) is taken over or made, and always returned.
+`traceparent` is taken over.
+
+**Strictness.** Bodies are UTF-8 JSON objects with the media type `application/json`. Unknown fields and parameters, near
+types (`"100"` or `true` for an integer; `100.0` is one, as in JSON Schema), NUL characters, and parameters given twice are refused with a 422 that names the
+field; `NaN`, and a name that occurs twice in an object, with a 400.
+
+**Limits.** Submits count against the key's requests a minute, a batch as one: `x-ratelimit-*-requests`, `RateLimit` and
+`RateLimit-Policy` say what is left.
+""".strip()
+
+SECURITY_SCHEMES: dict[str, Any] = {
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+
+INVALID = (
+    "A field or parameter is not valid: `validation_error`, `model_not_found`, `context_length_exceeded`, "
+    "`invalid_cursor`, `idempotency_key_reused`."
+)
+ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
+    400: ("Not well-formed: `malformed_request`, `malformed_json`, `unknown_mode`.", "malformed_json", "invalid_request_error"),
+    401: ("No valid API key.", "invalid_api_key", "authentication_error"),
+    403: ("The key lacks the scope.", "insufficient_scope", "permission_error"),
+    404: ("There is no such object for this key.", "not_found", "not_found_error"),
+    408: ("The body did not arrive in time.", "request_timeout", "invalid_request_error"),
+    409: ("In conflict: `job_already_finished`, `job_exists`, `idempotency_in_progress`.",
+          "job_already_finished", "conflict_error"),
+    410: ("The object's retention is over.", "gone", "not_found_error"),
+    413: ("The body is too large.", "payload_too_large", "invalid_request_error"),
+    415: ("The body is not application/json.", "unsupported_media_type", "invalid_request_error"),
+    422: (INVALID, "validation_error", "invalid_request_error"),
+    429: ("A limit of the key: `rate_limited`, `queue_limit`.", "rate_limited", "rate_limit_error"),
+    500: ("Our fault.", "internal_error", "api_error"),
+    503: ("Redis is away or the queue is full; nothing was accepted.", "store_unavailable", "unavailable_error"),
+}  # fmt: skip
+
+_TEXT = {"schema": {"type": "string"}}
+_HEADERS: Mapping[str, dict[str, Any]] = {
+    "X-Request-Id": {"description": "The request's id.", **_TEXT},
+    "Location": {"description": "Where the object is.", **_TEXT},
+    "Retry-After": {"description": "Seconds until it makes sense to ask again.", "schema": {"type": "integer"}},
+    "ETag": {"description": "Changes whenever the body does.", **_TEXT},
+    "WWW-Authenticate": {"description": "How to authenticate.", **_TEXT},
+    "Idempotent-Replayed": {"description": "`true` on a replay of the first answer.", **_TEXT},
+    "x-should-retry": {"description": "`false` where the same request would fail again.", **_TEXT},
+    "x-ratelimit-limit-requests": {"description": "The limit, requests a minute.", "schema": {"type": "integer"}},
+    "x-ratelimit-remaining-requests": {"description": "What is left of it.", "schema": {"type": "integer"}},
+    "x-ratelimit-reset-requests": {"description": "When it starts anew, such as `42s`.", **_TEXT},
+    "RateLimit": {"description": "What is left of the limit.", **_TEXT},
+    "RateLimit-Policy": {"description": "The limit.", **_TEXT},
+}
+_LIMITS = (
+    "RateLimit",
+    "RateLimit-Policy",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
+_HEADERS_OF: Mapping[int, tuple[str, ...]] = {
+    201: ("Location",),
+    202: ("Location", "Retry-After", "Idempotent-Replayed", *_LIMITS),
+    304: ("ETag",),
+    401: ("WWW-Authenticate",),
+    409: ("Retry-After", "x-should-retry"),
+    429: ("Retry-After", *_LIMITS),
+    503: ("Retry-After",),
+}
+
+
+def documented_responses(
+    answers: Mapping[int, type[Answer] | None], errors: Sequence[int], *, links: Sequence[str]
+) -> dict[str | int | HTTPStatus, Any]:
+    """OpenAPI response objects. ``links``: see ``Route``."""
+    found: dict[str | int | HTTPStatus, Any] = {}
+    for status, model in answers.items():
+        found[status] = _response(HTTPStatus(status).phrase, status, model)
+        if links and model is not None:
+            found[status]["links"] = dict(_link(link) for link in links)
+    for status in errors:
+        if status not in found:
+            text, code, kind = ERROR_TEXT[status]
+            example = {"error": {"message": HTTPStatus(status).phrase, "type": kind, "param": None, "code": code}}
+            found[status] = _response(text, status, ErrorBody, example)
+    return found
+
+
+def _link(link: str) -> tuple[str, dict[str, Any]]:
+    operation, parameter = link.split(":")
+    return operation, {"operationId": operation, "parameters": {parameter: "$response.body#/id"}}
+
+
+def _response(text: str, status: int, model: type[Answer] | None, example: Any = None) -> dict[str, Any]:
+    names = ("X-Request-Id", *_HEADERS_OF.get(status, ()))
+    response: dict[str, Any] = {"description": text, "headers": {name: _HEADERS[name] for name in names}}
+    if model is not None:
+        content: dict[str, Any] = {"schema": {"$ref": REF.format(model=_component(model))}}
+        response["content"] = {"application/json": content | ({"example": example} if example else {})}
+    return response
+
+
+def _component(model: type[BaseModel]) -> str:
+    # Pydantic names the definition of a generic model so: Page[JobView] becomes Page_JobView_.
+    return model.__name__.replace("[", "_").replace("]", "_")
+
+
+class DocumentedApp(OpenAPI):
+    """flask-openapi3, whose document takes its component schemas from pydantic unchanged: the library's own ``Schema``
+    model drops the keywords that it does not know, such as ``propertyNames`` and ``examples``."""
+
+    def __init__(self, import_name: str) -> None:
+        super().__init__(
+            import_name,
+            info=Info(title="SmartTextGen", version=API_VERSION, description=DESCRIPTION),
+            security_schemes=SECURITY_SCHEMES,
+            validation_error_model=ErrorBody,
+            doc_ui=False,
+            static_folder=None,
+        )
+        self._models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ErrorBody, "serialization")]
+        self._rendered: tuple[list[str], str] | None = None
+
+    def describe(self, model: type[BaseModel], mode: JsonSchemaMode) -> None:
+        """A model whose schema the document needs."""
+        if (model, mode) not in self._models:
+            self._models.append((model, mode))
+
+    def document(self, models: Sequence[str]) -> str:
+        """The whole document as JSON. ``models``: names that a client may give now. Kept until they change."""
+        if self._rendered is None or self._rendered[0] != list(models):
+            self._rendered = (list(models), json.dumps(self._render(models), ensure_ascii=False))
+        return self._rendered[1]
+
+    def _render(self, models: Sequence[str]) -> dict[str, Any]:
+        schemas: dict[str, Any] = models_json_schema(self._models, ref_template=REF)[1]["$defs"]
+        for name in ("GenerateRequest", "BatchRequest", "BatchItem"):
+            schemas[name]["properties"]["model"]["anyOf"][0]["enum"] = list(models)
+        return {**self.api_doc, "components": {**self.api_doc["components"], "schemas": schemas}}

@@ -1,0 +1,158 @@
+"""Taking jobs in: the submit, its idempotency, its hint, and taking it back where the hint cannot be sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from flask import Response, request
+from pydantic import BaseModel
+
+from api.errors import ValidationFailedError
+from api.hints import Hints
+from api.identity import KeyMemory, caller
+from api.limits import WINDOW_S
+from api.tracing import request_id
+from shared.errors import AuthenticationError, SmartTextGenError, UnavailableError
+from shared.job import JobRef
+from shared.settings import Settings
+from shared.store.protocol import Idempotency, JobStore, NewJob, RateLimit, Receipt, Submission
+
+log = structlog.get_logger(__name__)
+
+WITHDRAWN = "withdrawn"
+MOST_WITHDRAWN = 16
+REPLAYED_HEADERS = ("Location", "Retry-After", "Preference-Applied")
+
+_QUOTED = re.compile(r'"([\x21\x23-\x7e]{1,255})"')
+_BARE = re.compile(r"[\x21\x23-\x7e]{1,255}")
+
+
+def idempotency_key() -> str | None:
+    """The request's ``Idempotency-Key``, quoted or bare. Raises: ValidationFailedError."""
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    match = _QUOTED.fullmatch(given)
+    key = match[1] if match else given
+    if not _BARE.fullmatch(key):
+        message = "Idempotency-Key: 1 to 255 printable ASCII characters, quoted or bare."
+        raise ValidationFailedError(message, param="Idempotency-Key")
+    return key
+
+
+def idempotency_of(body: BaseModel, ttl_s: int, in_progress_s: int) -> Idempotency | None:
+    """What the store has to remember of this request, if it carries a key. Its scope names tenant, method and path; the
+    fingerprint is of what the body means, so that spacing and the order of names do not count."""
+    key = idempotency_key()
+    if key is None:
+        return None
+    meaning = json.dumps(body.model_dump(mode="json"), sort_keys=True)
+    scope = _digest(caller().tenant, request.method, request.path, key)
+    return Idempotency(scope, _digest(meaning), ttl_s, in_progress_s)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Takes jobs in."""
+
+    store: JobStore
+    hints: Hints
+    keys: KeyMemory
+    settings: Settings
+
+    def submit(
+        self,
+        jobs: tuple[NewJob, ...],
+        *,
+        idempotency: Idempotency | None = None,
+        batch_id: str | None = None,
+        chosen_id: bool = False,
+    ) -> Receipt:
+        """Admit jobs and tell the workers; all of it or nothing.
+
+        Raises: what ``JobStore.submit`` raises, and UnavailableError where no hint could be sent.
+        """
+        key = caller()
+        submission = Submission(
+            tenant=key.tenant,
+            key_id=key.id,
+            jobs=jobs,
+            request_id=request_id(),
+            batch_id=batch_id,
+            batch_ttl_s=self.settings.max_result_ttl_s,
+            key_digest=key.digest,
+            idempotency=idempotency,
+            rate_limit=RateLimit(
+                key.id, key.requests_per_minute or self.settings.default_requests_per_minute, WINDOW_S
+            ),
+            max_queued=key.max_queued or self.settings.default_max_queued,
+            chosen_id=chosen_id,
+        )
+        receipt, submission = self._admit(submission)
+        if receipt.created:
+            self._hint(submission)
+        return receipt
+
+    def _admit(self, submission: Submission) -> tuple[Receipt, Submission]:
+        try:
+            for _ in range(MOST_WITHDRAWN):
+                receipt = self.store.submit(submission)
+                if receipt.response != WITHDRAWN or submission.idempotency is None:
+                    return receipt, submission
+                # What the first request took in was taken back, so this one counts as the first, under a next scope.
+                scope = _digest(submission.idempotency.scope, WITHDRAWN)
+                submission = replace(submission, idempotency=replace(submission.idempotency, scope=scope))
+        except AuthenticationError:
+            self.keys.forget(submission.key_id)
+            raise
+        raise UnavailableError("The queue did not answer too often under this Idempotency-Key; use another.")
+
+    def _hint(self, submission: Submission) -> None:
+        refs = [JobRef(submission.tenant, job.id) for job in submission.jobs]
+        try:
+            self.hints.send([(ref, job.spec) for ref, job in zip(refs, submission.jobs, strict=True)], request_id())
+        except UnavailableError:
+            self._withdraw(submission, refs)
+            raise
+
+    def _withdraw(self, submission: Submission, refs: list[JobRef]) -> None:
+        """Best effort: where Redis is away altogether, the jobs stay, and the reconciler will send their hints."""
+        try:
+            for ref in refs:
+                self.store.delete(ref)
+            if submission.idempotency:
+                self.store.complete_idempotent(submission.idempotency.scope, WITHDRAWN)
+        except SmartTextGenError as error:
+            log.warning("jobs not withdrawn", code=error.code, jobs=len(refs))
+
+    def remember(self, idempotency: Idempotency | None, response: Response) -> None:
+        """Keep an answer that a replay could not rebuild."""
+        if idempotency is None:
+            return
+        headers = {name: response.headers[name] for name in REPLAYED_HEADERS if name in response.headers}
+        kept = {"status": response.status_code, "headers": headers, "body": response.get_data(as_text=True)}
+        try:
+            self.store.complete_idempotent(idempotency.scope, json.dumps(kept))
+        except UnavailableError as error:
+            log.warning("answer not kept for replays", code=error.code)
+
+
+def replay(receipt: Receipt, rebuild: Callable[[Receipt], Response]) -> Response:
+    """The first request's answer again: the stored one, or the same one rebuilt from the receipt."""
+    if receipt.response:
+        kept: dict[str, Any] = json.loads(receipt.response)
+        response = Response(kept["body"], kept["status"], kept["headers"], mimetype="application/json")
+    else:
+        response = rebuild(receipt)
+    response.headers["Idempotent-Replayed"] = "true"
+    return response

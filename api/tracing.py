@@ -1,0 +1,52 @@
+"""Request ids: taken or made, on every log line, on the hint and on the answer; and one log line a request."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from flask import Flask, Response, g, request
+
+log = structlog.get_logger(__name__)
+
+SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context; other versions may go on after it, which we do not pass along."""
+
+
+def request_id() -> str:
+    """The id of the request that is being handled."""
+    found: str = g.request_id
+    return found
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if SAFE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    g.started = time.perf_counter()
+    trace = TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    if trace:
+        structlog.contextvars.bind_contextvars(traceparent=trace[0], trace_id=trace[1])
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    log.info(
+        "request",
+        method=request.method,
+        # The rule and not the path: a path may hold a user's id.
+        route=str(request.url_rule) if request.url_rule else None,
+        status=response.status_code,
+        duration_ms=round((time.perf_counter() - g.started) * 1000, 1),
+    )
+    return response
+
+
+def register_tracing(app: Flask) -> None:
+    """Has to be registered first, so that errors of later checks carry an id as well."""
+    app.before_request(_begin)
+    app.after_request(_end)

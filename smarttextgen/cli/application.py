@@ -1,0 +1,54 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+import smarttextgen
+from smarttextgen.cli import jobs, keys, service, stack
+from smarttextgen.cli.exits import EXIT_CODES_HELP
+
+app = typer.Typer(
+    name="smarttextgen",
+    help="Text-generation jobs: submit, wait, read. And the whole platform on one machine: up, demo.",
+    epilog=EXIT_CODES_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
+    ("Jobs", (jobs.submit, jobs.get, jobs.wait, jobs.cancel, jobs.jobs)),
+    ("Service", (service.history, service.modes, service.models, service.health)),
+    ("This machine", (stack.up, stack.demo)),
+)
+for panel, commands in COMMANDS:
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(keys.app, name="keys", rich_help_panel="Service")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(smarttextgen.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no Chinese shows question marks
+    app()

@@ -1,0 +1,153 @@
+"""Commands for jobs: submit, get, wait, cancel, jobs."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from typing import Annotated, Any, cast
+
+import typer
+from rich.text import Text
+
+from smarttextgen.cli.connection import JsonOption, KeyOption, UrlOption, connected
+from smarttextgen.cli.exits import ExitCode
+from smarttextgen.cli.output import print_job, print_json, print_table, progress
+from smarttextgen.client import Client
+from smarttextgen.job_summary import STATUS_STYLES
+from smarttextgen.types import GenerateOptions, Job, Priority
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Longest wait, seconds. Default: for ever.")]
+
+
+def submit(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; read from stdin where it is - or not given.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="general, recommendation, support, ecommerce, …")] = None,
+    user_id: Annotated[str | None, typer.Option("--user-id", help="Whose conversation this goes on.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model, where the service runs several.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Most new tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", help="Sample from this share of the likeliest tokens.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample from so many of the likeliest tokens.")] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option("--repetition-penalty", help="Over 1 repeats less.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be given again.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="How many answers.")] = None,
+    priority: Annotated[str | None, typer.Option(help="low, normal, high")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the job's id.")] = True,
+    timeout: Timeout = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit a prompt; print the answer (or, with --no-wait, the job's id)."""
+    text = _prompt(prompt)
+    options: dict[str, Any] = {
+        "mode": mode,
+        "user_id": user_id,
+        "model": model,
+        "max_length": max_length,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": stop or None,
+        "n": n,
+        "priority": cast("Priority | None", priority),
+    }
+    with connected(url, api_key, as_json=as_json) as client:
+        job = client.submit(text, **cast("GenerateOptions", options))
+    if not wait:
+        print_json(job) if as_json else typer.echo(job.id)
+        return
+    with connected(url, api_key, as_json=as_json, interrupted=_goes_on(job.id)) as client:
+        _finish(client, job.id, timeout, as_json)
+
+
+def get(job_id: JobId, url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Show a job as it is now."""
+    with connected(url, api_key, as_json=as_json) as client:
+        job = client.get(job_id)
+    print_json(job) if as_json else print_job(job)
+
+
+def wait(
+    job_id: JobId,
+    timeout: Timeout = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wait for a job's end and print its answer."""
+    with connected(url, api_key, as_json=as_json, interrupted=_goes_on(job_id)) as client:
+        _finish(client, job_id, timeout, as_json)
+
+
+def cancel(job_id: JobId, url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Cancel a job; a running one stops within a moment."""
+    with connected(url, api_key, as_json=as_json) as client:
+        job = client.cancel(job_id)
+    print_json(job) if as_json else typer.echo(job.status if job.ended else "stopping")
+
+
+def jobs(
+    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, canceled, expired")] = None,
+    mode: Annotated[str | None, typer.Option(help="Only this mode.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    user_id: Annotated[str | None, typer.Option("--user-id", help="Only this user's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    with connected(url, api_key, as_json=as_json) as client:
+        found = list(islice(client.jobs(status=status, mode=mode, model=model, user_id=user_id), limit))
+    if as_json:
+        print_json(found)
+        return
+    print_table(("id", "status", "mode", "created", "prompt"), map(_row, found), "No jobs.", crop=True)
+
+
+def _finish(client: Client, job_id: str, timeout: float | None, as_json: bool) -> None:
+    with progress(as_json) as on_update:
+        job = client.wait(job_id, timeout, on_update=on_update)
+    print_json(job) if as_json else _print_answer(job)
+    if not job.succeeded:
+        raise typer.Exit(ExitCode.JOB_FAILED)
+
+
+def _print_answer(job: Job) -> None:
+    """The answer alone, so that it can be piped on; anything else than an answer in full."""
+    if not job.succeeded:
+        print_job(job)
+        return
+    for choice in job.choices[1:] and job.choices:
+        typer.echo(f"[{choice.index}] {choice.text}")
+    if len(job.choices) < 2:
+        typer.echo(job.output or "")
+
+
+def _prompt(given: str | None) -> str:
+    if given is not None and given != "-":
+        return given
+    if given is None and sys.stdin.isatty():
+        raise typer.BadParameter("give a prompt, or pipe one in", param_hint="PROMPT")
+    return sys.stdin.read().rstrip("\n")
+
+
+def _goes_on(job_id: str) -> str:
+    return f"The job goes on; `smarttextgen wait {job_id}` waits for it again."
+
+
+def _row(job: Job) -> tuple[object, ...]:
+    prompt = " ".join((job.input or "").split())
+    created = (job.created_at or "")[5:16].replace("T", " ")
+    return job.id, Text(job.status, STATUS_STYLES.get(job.status, "")), job.mode, created, prompt[:100]

@@ -1,0 +1,207 @@
+"""The client: submit jobs, wait for them, look things up."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+from urllib.parse import quote
+
+import httpx
+
+from smarttextgen.admin_keys import AdminKeys
+from smarttextgen.decode import decode
+from smarttextgen.errors import JobFailedError
+from smarttextgen.transport import Transport, retry_after
+from smarttextgen.types import Batch, BatchRequest, GenerateOptions, Health, Job, Mode, Model, Page, Turn
+from smarttextgen.waiting import wait_until_ended
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class Client:
+    """A client of one SmartTextGen service. Safe to share between threads; close it, or use it in ``with``.
+
+    ``base_url`` and ``api_key`` default to SMARTTEXTGEN_URL (else http://127.0.0.1:8000) and SMARTTEXTGEN_API_KEY.
+    ``timeout`` is the longest silence in one request, in seconds, on top of what a long poll asks for.
+    ``max_retries`` bounds repeats of a request after a lost connection, 429, 502, 503 and 504; nothing is done twice.
+    ``transport`` replaces the network (httpx's own, for tests).
+
+    Every method raises: ConnectionFailedError, or the subclass of APIError for the answer's status.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        max_retries: int = 4,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Raises: ConfigurationError when ``base_url`` is not an http(s) URL."""
+        self.base_url = (base_url or os.environ.get("SMARTTEXTGEN_URL") or DEFAULT_URL).rstrip("/")
+        key = api_key or os.environ.get("SMARTTEXTGEN_API_KEY")
+        self._transport = Transport(self.base_url, key, timeout, max_retries, transport)
+        self.keys = AdminKeys(self._transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    # --- jobs
+
+    def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[GenerateOptions]) -> Job:
+        """Queue a prompt; returns the queued job. Repeats with the same ``idempotency_key`` make no second job."""
+        body = {"prompt": prompt, **_given(options)}
+        return decode(Job, self._create("/api/generate", body, idempotency_key))
+
+    def get(self, job_id: str, wait: float | None = None) -> Job:
+        """The job as it is, or after up to ``wait`` seconds as it ended.
+
+        Raises: NotFoundError, GoneError.
+        """
+        return self._get_job(job_id, wait)[0]
+
+    def wait(self, job_id: str, timeout: float | None = None, *, on_update: Callable[[Job], None] | None = None) -> Job:
+        """Return the job once it has ended, however it ended. Survives restarts of the service.
+
+        ``on_update`` is called with the job about once a second meanwhile.
+
+        Raises: WaitTimeoutError after ``timeout`` seconds (None: never); NotFoundError, GoneError.
+        """
+        return wait_until_ended(self._get_job, job_id, timeout, on_update)
+
+    def generate(self, prompt: str, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Job:
+        """Submit, wait, return the succeeded job.
+
+        Raises: JobFailedError when it ended otherwise, WaitTimeoutError.
+        """
+        job = self.submit(prompt, **options)
+        if not job.ended:
+            job = self.wait(job.id, timeout)
+        if not job.succeeded:
+            raise JobFailedError(job)
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job; a running one may still read ``running`` until its worker has stopped it.
+
+        Raises: ConflictError when it has ended already, NotFoundError.
+        """
+        return decode(Job, self._transport.request("POST", f"/api/jobs/{_segment(job_id)}/cancel").json())
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job with its prompt and output. Raises: NotFoundError."""
+        self._transport.request("DELETE", f"/api/jobs/{_segment(job_id)}")
+
+    def jobs_page(self, *, cursor: str | None = None, limit: int = 20, **filters: str | None) -> Page[Job]:
+        """One page of jobs, newest first. Filters: status, mode, model, user_id, created_after, created_before."""
+        body = self._get("/api/jobs", {"limit": limit, "cursor": cursor, **filters})
+        jobs = tuple(decode(Job, each) for each in _items(body, "data"))
+        return Page(jobs, body.get("next_cursor"), bool(body.get("has_more")))
+
+    def jobs(self, **filters: str | None) -> Iterator[Job]:
+        """All jobs, newest first, fetched page by page. The filters are those of ``jobs_page``."""
+        cursor: str | None = None
+        while True:
+            page = self.jobs_page(cursor=cursor, limit=100, **filters)
+            yield from page.data
+            cursor = page.next_cursor
+            if not page.has_more or not cursor:
+                return
+
+    # --- batches
+
+    def submit_batch(
+        self,
+        prompts: Sequence[str | BatchRequest],
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Batch:
+        """Queue many prompts, all or none. An item is a prompt or a request of its own ({custom_id, prompt, …}).
+
+        ``options`` hold for plain prompts, and for requests where these say nothing.
+        """
+        shared = _given(options)
+        if all(isinstance(item, str) for item in prompts):
+            body: dict[str, Any] = {"prompts": list(prompts), **shared}
+        else:
+            requests = [{"prompt": item} if isinstance(item, str) else _given(item) for item in prompts]
+            body = {"requests": [{**shared, **request} for request in requests]}
+        return decode(Batch, self._create("/api/generate_batch", body, idempotency_key))
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """The batch as it is. Raises: NotFoundError, GoneError."""
+        return decode(Batch, self._get(f"/api/batches/{_segment(batch_id)}"))
+
+    # --- conversations
+
+    def history(self, user_id: str) -> tuple[Turn, ...]:
+        """The conversation that later prompts of this user see, oldest turn first."""
+        body = self._get(f"/api/history/{_segment(user_id)}")
+        return tuple(decode(Turn, each) for each in _items(body, "history", "turns", "data"))
+
+    def delete_history(self, user_id: str) -> None:
+        """Forget a conversation."""
+        self._transport.request("DELETE", f"/api/history/{_segment(user_id)}")
+
+    # --- the service
+
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that prompts can be answered in."""
+        return tuple(decode(Mode, each) for each in _items(self._get("/api/modes"), "data", "modes"))
+
+    def models(self) -> tuple[Model, ...]:
+        """The models that the service runs."""
+        return tuple(decode(Model, each) for each in _items(self._get("/api/models"), "data", "models"))
+
+    def health(self) -> Health:
+        """What the service says of itself; needs no key."""
+        return decode(Health, self._get("/health"))
+
+    # --- below
+
+    def _get_job(self, job_id: str, wait: float | None, retries: int | None = None) -> tuple[Job, float | None]:
+        seconds = None if wait is None else int(wait) if wait >= 1 else 0
+        response = self._transport.request(
+            "GET",
+            f"/api/jobs/{_segment(job_id)}",
+            params={"wait": seconds or None},
+            extra_time=seconds or 0,
+            retries=retries,
+        )
+        return decode(Job, response.json()), retry_after(response)
+
+    def _get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        return self._transport.request("GET", path, params=params).json()
+
+    def _create(self, path: str, body: Any, idempotency_key: str | None) -> Any:
+        key = idempotency_key or uuid.uuid4().hex
+        return self._transport.request("POST", path, json=body, idempotency_key=key).json()
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _segment(identifier: str) -> str:
+    return quote(identifier, safe="")
+
+
+def _items(body: Any, *names: str) -> list[Any]:
+    """The list in an answer, under the first of ``names`` that is there."""
+    if isinstance(body, list):
+        return body
+    return next((body[name] for name in names if isinstance(body.get(name), list)), [])
