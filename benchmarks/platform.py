@@ -54,7 +54,7 @@ def main() -> None:
     save_model(options.shape, options.folder)
     rounds = []
     for number in range(options.rounds):
-        alone = _run_child(options)
+        alone = _run_child()
         through, memory, trips = _through_the_platform(options)
         rounds.append({"engine_alone": alone, "platform": through, "ratio": through / alone})
         print(f"round {number + 1}: engine alone {alone:.1f} tok/s, platform {through:.1f} tok/s", flush=True)
@@ -99,7 +99,7 @@ def _text(job: Job) -> str:
 # --- the engine alone
 
 
-def _run_child(options: argparse.Namespace) -> float:
+def _run_child() -> float:
     command = [sys.executable, "-m", "benchmarks.platform", *sys.argv[1:], "--child"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -135,7 +135,17 @@ def _stack(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         modes, ready = Path(folder, "modes.toml"), Path(folder, "ready.json")
         modes.write_text(MODES)
         environment = os.environ | {"MODES_FILE": str(modes), "DEFAULT_REQUESTS_PER_MINUTE": "100000"}
-        command = [sys.executable, "-m", "smarttextgen", "up", "--json", "--data-dir", folder, "--ready-file", str(ready)]
+        command = [
+            sys.executable,
+            "-m",
+            "smarttextgen",
+            "up",
+            "--json",
+            "--data-dir",
+            folder,
+            "--ready-file",
+            str(ready),
+        ]
         command += ["--model", str(options.folder / f"random-{options.shape}")]
         log = Path(folder, "up.log")
         with log.open("wb") as output:

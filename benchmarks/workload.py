@@ -1,0 +1,70 @@
+"""Workload W: 64 requests at once, prompts of 16-128 tokens, outputs of 16-200, and the random models it runs on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+PROMPT_TOKENS = (16, 128)
+OUTPUT_TOKENS = (16, 200)
+SEED = 154_540  # find_seed(4561, 7304, 200_000): 4,560 prompt and 7,304 output tokens
+
+SHAPES: dict[str, dict[str, int]] = {
+    # distilgpt2's shape, 82M parameters.
+    "gpt2": {"n_layer": 6, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 1024},
+    # 4.7M parameters: what the machine does apart from matrix products shows here.
+    "tiny": {"n_layer": 4, "n_embd": 256, "n_head": 4, "vocab_size": 5000, "n_positions": 1024},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request: its prompt, and how many tokens to generate whatever they are."""
+
+    prompt: tuple[int, ...]
+    output_tokens: int
+
+
+def make_workload(vocab_size: int, count: int = 64, seed: int = SEED) -> list[Job]:
+    """``count`` jobs; lengths depend on ``seed`` alone, so they are the same for every vocabulary."""
+    lengths = random.Random(seed)
+    sizes = [(lengths.randint(*PROMPT_TOKENS), lengths.randint(*OUTPUT_TOKENS)) for _ in range(count)]
+    tokens = random.Random(seed + 1)
+    return [Job(tuple(tokens.randrange(vocab_size) for _ in range(size)), output) for size, output in sizes]
+
+
+def totals(jobs: list[Job]) -> tuple[int, int]:
+    """Prompt tokens and output tokens."""
+    return sum(len(job.prompt) for job in jobs), sum(job.output_tokens for job in jobs)
+
+
+def find_seed(prompt_total: int, output_total: int, seeds: int) -> int:
+    """The seed whose totals are nearest to these."""
+
+    def distance(seed: int) -> int:
+        prompt, output = totals(make_workload(2, seed=seed))
+        return abs(prompt - prompt_total) + abs(output - output_total)
+
+    return min(range(seeds), key=distance)
+
+
+def save_model(shape: str, folder: Path, seed: int = 0) -> Path:
+    """Write a GPT-2 of random weights, float32, and a tokenizer of single characters. Returns its folder; made once."""
+    target = folder / f"random-{shape}"
+    if (target / "model.safetensors").is_file():
+        return target
+    # Imported here: the parent process of a benchmark only reads the lengths above, and must stay small.
+    import torch  # as said above
+    from tokenizers import Tokenizer, models, pre_tokenizers  # as said above
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast  # as said above
+
+    torch.manual_seed(seed)
+    config = GPT2Config(**SHAPES[shape], bos_token_id=0, eos_token_id=0)  # type: ignore[arg-type]  # a dict of ints
+    GPT2LMHeadModel(config).save_pretrained(target)
+    vocabulary = {f"t{token}": token for token in range(SHAPES[shape]["vocab_size"])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))  # noqa: S106  # a word, not a password
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
+    tokenizer.save_pretrained(target)
+    return target

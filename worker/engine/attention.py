@@ -1,0 +1,127 @@
+"""Attention over the slot cache, as a transformers attention function (``AttentionInterface``).
+
+Models built on that interface hand their queries to it with ``scaling`` and, where they have one, ``sliding_window``.
+Anything else that changes the scores (soft-capping, sinks, position biases) is refused, and so found at load.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from worker.engine.cache import PackedBatch, PackedChunk
+
+NAME = "smarttextgen_slots"
+
+_REFUSED = ("softcap", "s_aux", "position_bias")
+
+
+def register() -> None:
+    """Make the function known to transformers under ``NAME``. Idempotent."""
+    AttentionInterface.register(NAME, slot_attention)
+
+
+def slot_attention(
+    module: torch.nn.Module,  # noqa: ARG001  # transformers' signature
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001  # the same
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    slot_batch: PackedBatch | None = None,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """Attend packed queries to their own slots.
+
+    query: ``[1, heads, tokens, head_dim]``. key, value: a layer of the slot cache, ``[slots, kv_heads, max_len,
+    head_dim]``, the step's own tokens already in it. attention_mask: not used; which token sees what follows from
+    ``slot_batch``. Returns ``[1, tokens, heads, value_dim]`` and None.
+
+    Raises: NotImplementedError for a model that needs more than this.
+    """
+    refused = [name for name in _REFUSED if kwargs.get(name) is not None]
+    if refused or slot_batch is None:
+        raise NotImplementedError(f"attention with {', '.join(refused) or 'no batch'}")
+    out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+    if slot_batch.decoding:
+        _attend_decoding(out, query, key, value, scaling, sliding_window, slot_batch)
+    for chunk in slot_batch.chunks:
+        _attend_chunk(out, query, key, value, scaling, sliding_window, chunk)
+    return out.unsqueeze(0), None
+
+
+def _attend_decoding(
+    out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    batch: PackedBatch,
+) -> None:
+    """One query for each of slots 0..r-1. The heads that share a key head become its queries, so nothing is repeated."""
+    rows, longest, heads = batch.decoding, batch.longest, key.shape[1]
+    grouped = query[0, :, :rows].transpose(0, 1).reshape(rows, heads, -1, query.shape[3])
+    attended = scaled_dot_product_attention(
+        grouped,
+        key[:rows, :, :longest],
+        value[:rows, :, :longest],
+        attn_mask=_decoding_mask(batch, window),
+        scale=scaling,
+    )
+    out[:rows] = attended.reshape(rows, query.shape[1], value.shape[3])
+
+
+def _decoding_mask(batch: PackedBatch, window: int | None) -> torch.Tensor:
+    """bool ``[r, 1, 1, longest]``, made once a step for all layers with the same window."""
+    mask = batch.masks.get(window)
+    if mask is None:
+        at = torch.arange(batch.longest, device=batch.positions.device)
+        now = batch.positions[:, None]
+        mask = at <= now
+        if window is not None:
+            mask &= at > now - window
+        batch.masks[window] = mask = mask[:, None, None, :]
+    return mask
+
+
+def _attend_chunk(
+    out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    chunk: PackedChunk,
+) -> None:
+    keys = _repeated(key[chunk.slot : chunk.slot + 1, :, : chunk.end], query.shape[1])
+    values = _repeated(value[chunk.slot : chunk.slot + 1, :, : chunk.end], query.shape[1])
+    plain = chunk.start == 0 and (window is None or chunk.end <= window)
+    attended = scaled_dot_product_attention(
+        query[:, :, chunk.first : chunk.last],
+        keys,
+        values,
+        attn_mask=None if plain else _chunk_mask(chunk, window, query.device),
+        is_causal=plain,
+        scale=scaling,
+    )
+    out[chunk.first : chunk.last] = attended[0].transpose(0, 1)
+
+
+def _chunk_mask(chunk: PackedChunk, window: int | None, device: torch.device) -> torch.Tensor:
+    """bool ``[chunk tokens, end]``."""
+    at = torch.arange(chunk.end, device=device)
+    now = torch.arange(chunk.start, chunk.end, device=device)[:, None]
+    mask = at <= now
+    if window is not None:
+        mask &= at > now - window
+    return mask
+
+
+def _repeated(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """Key heads repeated to the number of query heads: ``[1, kv_heads, len, dim]`` to ``[1, heads, len, dim]``."""
+    times = heads // states.shape[1]
+    return states if times == 1 else states.repeat_interleave(times, dim=1)

@@ -1,0 +1,34 @@
+"""What an engine is built from: plain values, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How to build an engine.
+
+    engine: ``transformers`` or ``echo``. model_id: a local folder or a hub id; revision pins a hub id.
+    device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. dtype: ``auto`` (fp16 on CUDA, bf16 there where the model's config
+    asks for it, fp32 on a CPU), ``float32``, ``float16`` or ``bfloat16``.
+    slots: rows that run together; None chooses. max_context: tokens a row can hold; None is the model's own, or what
+    fits in kv_cache_bytes. token_budget: prompt tokens computed in one step; None chooses. threads: torch threads of a
+    CPU; None leaves torch's choice. pack_weights: ``auto``, ``on`` or ``off`` (oneDNN's blocked layout, CPU only).
+    kv_cache_bytes: memory for keys and values; None chooses from what the device has free.
+    echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
+    """
+
+    engine: str = "transformers"
+    model_id: str = ""
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    slots: int | None = None
+    max_context: int | None = None
+    token_budget: int | None = None
+    threads: int | None = None
+    pack_weights: str = "auto"
+    kv_cache_bytes: int | None = None
+    echo_token_delay_s: float = 0.0
+    echo_context: int = 4096

@@ -1,0 +1,145 @@
+"""The forward pass: from a plan to a token for each of its rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from shared.errors import GenerationError
+from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
+from worker.engine.sampler import RowSampling, sample
+from worker.engine.scheduler import Copy, StepPlan
+from worker.engine.sequence import Row
+
+logger = logging.getLogger(__name__)
+
+
+class ModelRunner:
+    """A ``Runner`` over a transformers model whose attention is ``attention.slot_attention``."""
+
+    def __init__(self, model: torch.nn.Module, cache: SlotCache, device: torch.device) -> None:
+        self.model = model
+        self.cache = cache
+        self.device = device
+        self._sampling: dict[Row, RowSampling] = {}
+        self._slots_used = 0
+
+    def prepare(self, row: Row) -> None:
+        self._sampling[row] = RowSampling(row.group.sampling, row.index, row.prompt)
+
+    def release(self, row: Row) -> None:
+        self._sampling.pop(row, None)
+
+    def step(self, plan: StepPlan) -> list[int | Exception]:
+        for move in plan.moves:
+            self.cache.copy(move)
+        self._slots_used = max((row.slot + 1 for row in [*plan.rows, *plan.sampled]), default=0)
+        logits = self._forward_plan(plan)
+        self._fork(plan)
+        rows = plan.sampled
+        if len(logits) != len(rows):
+            logits = logits[_logits_of_rows(plan)]
+        return self._choose(logits, rows)
+
+    def recover(self) -> None:
+        """Clear what the failed step may have spoilt, and run one token. Raises whatever is still wrong."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for slot in range(self._slots_used):
+            self.cache.clear(slot)
+        logits = self.forward([0], [0], self.packed_batch([], [PackedChunk(0, 0, 1, 0, 1)]), [0])
+        if not bool(torch.isfinite(logits.amax())):
+            raise GenerationError("The model computes no numbers any more.")
+
+    def forward(
+        self, tokens: Sequence[int], positions: Sequence[int], batch: PackedBatch, wanted: Sequence[int]
+    ) -> torch.Tensor:
+        """One forward over packed tokens.
+
+        tokens, positions: of each packed token. wanted: the packed tokens after which logits are needed. Returns
+        float32 ``[wanted, vocab]``.
+        """
+        self.cache.batch = batch
+        packed = torch.tensor([list(tokens), list(positions)], dtype=torch.long).to(self.device)
+        output = self.model(
+            input_ids=packed[:1],
+            position_ids=packed[1:],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(wanted, dtype=torch.long).to(self.device),
+            slot_batch=batch,
+        )
+        logits: torch.Tensor = output.logits[0].float()
+        return logits
+
+    def packed_batch(self, lengths: Sequence[int], chunks: Sequence[PackedChunk]) -> PackedBatch:
+        """lengths: tokens already in the cache of each decoding row, in slot order."""
+        return PackedBatch(
+            decoding=len(lengths),
+            slots=torch.arange(len(lengths), device=self.device),
+            positions=torch.tensor(lengths, dtype=torch.long).to(self.device),
+            longest=max(lengths, default=0) + 1,
+            chunks=tuple(chunks),
+        )
+
+    def _forward_plan(self, plan: StepPlan) -> torch.Tensor:
+        lengths = [row.computed for row in plan.decoding]
+        tokens, positions = [row.last_token for row in plan.decoding], list(lengths)
+        wanted, chunks = list(range(len(lengths))), []
+        for chunk in plan.chunks:
+            first = len(tokens)
+            tokens += chunk.row.prompt[chunk.start : chunk.end]
+            positions += range(chunk.start, chunk.end)
+            chunks.append(PackedChunk(chunk.row.slot, first, len(tokens), chunk.start, chunk.end))
+            if chunk.completes:
+                wanted.append(len(tokens) - 1)
+        # With nothing to sample the model still wants one position to keep.
+        logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), wanted or [0])
+        return logits[: len(wanted)]
+
+    def _fork(self, plan: StepPlan) -> None:
+        """Give each completed prompt's keys and values to the other completions of the same request."""
+        for chunk in plan.completed:
+            leader, *siblings = chunk.row.group.rows
+            for row in siblings:
+                self.cache.copy(Copy(leader.slot, row.slot, chunk.end))
+
+    def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int | Exception]:
+        # The maximum is NaN if anything is, infinite if anything overflowed, and -inf if nothing is left.
+        finite = torch.isfinite(logits.amax(dim=-1)).tolist() if len(rows) else []
+        good = [at for at, ok in enumerate(finite) if ok]
+        tokens: list[int | Exception] = [GenerationError("The model computed no numbers for this row.") for _ in rows]
+        for at, row in enumerate(rows):
+            if not finite[at]:
+                self.cache.clear(row.slot)
+        if len(good) < len(rows):
+            logits = logits[good]
+        for at, token in zip(good, self._sample(logits, [rows[at] for at in good]), strict=True):
+            tokens[at] = token
+        return tokens
+
+    def _sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> Sequence[int | Exception]:
+        """All rows at once; should that fail, one by one, so that only the one at fault fails."""
+        if not rows:
+            return []
+        try:
+            return sample(logits, [self._sampling[row] for row in rows])
+        except Exception:
+            logger.exception("Sampling %d rows together failed; trying each alone.", len(rows))
+            return [self._sample_alone(logits[at : at + 1], row) for at, row in enumerate(rows)]
+
+    def _sample_alone(self, logits: torch.Tensor, row: Row) -> int | Exception:
+        try:
+            return sample(logits, [self._sampling[row]])[0]
+        except Exception as error:  # noqa: BLE001  # handed to the loop, which fails this row with it
+            return error
+
+
+def _logits_of_rows(plan: StepPlan) -> list[int]:
+    """For each sampled row, the index of its logits: the completions of one prompt begin from the same ones."""
+    indices = list(range(len(plan.decoding)))
+    for at, chunk in enumerate(plan.completed, start=len(plan.decoding)):
+        indices += [at] * len(chunk.row.group.rows)
+    return indices

@@ -1,0 +1,61 @@
+"""What the engine loop needs of whatever runs the model. No torch here: the echo engine has a runner too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.engine.protocol import EngineInfo, Message, Piece
+from worker.engine.scheduler import StepPlan
+from worker.engine.sequence import Row
+
+
+class Runner(Protocol):
+    """Runs steps. Everything here is called on the engine's thread."""
+
+    def prepare(self, row: Row) -> None:
+        """Set up what a row needs for sampling. An error fails that request alone."""
+        ...
+
+    def step(self, plan: StepPlan) -> list[int | Exception]:
+        """For each row of ``plan.sampled``, in order: its next token, or what went wrong with it alone.
+
+        An exception out of here fails every row of the plan.
+        """
+        ...
+
+    def release(self, row: Row) -> None:
+        """Forget a row."""
+        ...
+
+    def recover(self) -> None:
+        """After a step that raised: prove that the model still works, or raise."""
+        ...
+
+
+class Tokenization(Protocol):
+    """Text to ids and back, for one model. Any thread."""
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]: ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Without special tokens, and with nothing cleaned up."""
+        ...
+
+    def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None: ...
+
+    def to_json(self) -> bytes | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is warm: all that the loop needs to start. ``end_tokens``: ids that end an answer."""
+
+    info: EngineInfo
+    runner: Runner
+    tokenization: Tokenization
+    end_tokens: frozenset[int]

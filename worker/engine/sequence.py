@@ -1,0 +1,96 @@
+"""The state of what runs: a row is one completion, a group is one request with its n rows."""
+
+from __future__ import annotations
+
+from worker.engine.detokenizer import Decode, Detokenizer
+from worker.engine.generation import PendingGeneration
+from worker.engine.protocol import (
+    Completion,
+    Delta,
+    EngineRequest,
+    EngineResult,
+    FinishReason,
+    OnDelta,
+    SamplingParams,
+    Usage,
+)
+from worker.engine.stopping import StopStrings
+
+
+class Row:
+    """One completion. ``slot``: its place in the batch. ``computed``: tokens whose keys and values are in the cache."""
+
+    def __init__(self, group: RowGroup, index: int, decode: Decode) -> None:
+        self.group = group
+        self.index = index
+        self.slot = -1
+        self.computed = 0
+        self.output: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.text = ""
+        self._reported = 0
+        self._detokenizer = Detokenizer(decode)
+        self._stops = StopStrings(group.sampling.stop)
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.group.request.prompt
+
+    @property
+    def last_token(self) -> int:
+        return self.output[-1] if self.output else self.prompt[-1]
+
+    def accept(self, token: int, end_tokens: frozenset[int]) -> Delta | None:
+        """Take the token that was sampled; finish the row if it ends here. Returns what may be shown, if anything."""
+        self.output.append(token)
+        if token in end_tokens and not self.group.sampling.ignore_eos:
+            return self.finish(FinishReason.STOP)
+        new = self._stops.feed(self._detokenizer.push(token))
+        if self._stops.matched:
+            self.finish_reason = FinishReason.STOP
+            return self._delta(new)
+        if len(self.output) >= self.group.sampling.max_tokens:
+            return self.finish(FinishReason.LENGTH, new)
+        return self._delta(new) if new else None
+
+    def finish(self, reason: FinishReason, new: str = "") -> Delta | None:
+        """End the row and let out what was held back."""
+        self.finish_reason = reason
+        return self._delta(new + self._stops.flush())
+
+    def _delta(self, text: str) -> Delta | None:
+        """The text with the tokens not reported yet, so that the counts of all deltas add up to the row's tokens."""
+        count, self._reported = len(self.output) - self._reported, len(self.output)
+        self.text += text
+        return Delta(self.index, text, count) if text or count else None
+
+    def completion(self) -> Completion:
+        assert self.finish_reason is not None
+        return Completion(self.index, self.text, self.finish_reason, tuple(self.output))
+
+
+class RowGroup:
+    """One request: its rows, its handle, and who wants to hear of new text."""
+
+    def __init__(
+        self, request: EngineRequest, handle: PendingGeneration, on_delta: OnDelta | None, decode: Decode
+    ) -> None:
+        self.request = request
+        self.handle = handle
+        self.on_delta = on_delta
+        self.ended = False
+        self.rows = [Row(self, index, decode) for index in range(request.sampling.n)]
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.request.sampling
+
+    @property
+    def finished(self) -> bool:
+        return all(row.finish_reason is not None for row in self.rows)
+
+    def result(self) -> EngineResult:
+        """The completions in index order; the prompt is counted once."""
+        generated = sum(len(row.output) for row in self.rows)
+        usage = Usage(len(self.request.prompt), generated)
+        return EngineResult(tuple(row.completion() for row in self.rows), usage)
