@@ -25,8 +25,8 @@ PROMPTS: tuple[tuple[str, str], ...] = (
     ("general", "第一次爬山要注意什麼？"),
     ("recommendation", "I like quiet walks near water."),
     ("recommendation", "請推薦一條適合親子的步道。"),
-    ("support", "My parcel has not arrived yet. Order 48213."),
-    ("support", "我的包裹還沒到，訂單編號 48213。"),
+    ("support", "My parcel has not arrived yet."),
+    ("support", "我的包裹還沒到。"),
     ("ecommerce", "wool hiking socks, grey"),
     ("ecommerce", "保溫瓶，500 毫升，藍色"),
 )
