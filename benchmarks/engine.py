@@ -71,7 +71,9 @@ def _run_child(options: argparse.Namespace, engine: str) -> dict[str, Any]:
         {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     )
     command = [sys.executable, "-m", "benchmarks.engine_runs", engine, given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # The same for all three: threads that spin while they wait measure the neighbours, not the engines.
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise SystemExit(f"{engine} failed:\n{done.stderr[-4000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -14,6 +14,7 @@ import kombu.exceptions
 import redis
 from celery import Celery
 from kombu import Queue
+from kombu.transport.redis import Transport as RedisTransport
 
 from shared.errors import StoreUnavailableError
 from shared.job import JobRef, Priority
@@ -41,6 +42,7 @@ def task_id(ref: JobRef) -> str:
 
 def make_celery(settings: Settings) -> Celery:
     """A Celery app on the store's server. It connects when it is first used."""
+    survive_a_full_redis()
     app = Celery("smarttextgen", broker=settings.redis_url, set_as_current=False)
     queue = queue_name(settings.redis_prefix, settings.public_model_name)
     app.conf.update(
@@ -74,6 +76,14 @@ def make_celery(settings: Settings) -> Celery:
         },
     )
     return app
+
+
+def survive_a_full_redis() -> None:
+    """Let a consumer that meets a full Redis (maxmemory, noeviction) try again with its back-off, as it does where Redis is
+    away. kombu counts the error among those that nothing can be done about, and the worker would end."""
+    full = redis.exceptions.OutOfMemoryError
+    if full not in RedisTransport.connection_errors:
+        RedisTransport.connection_errors = (*RedisTransport.connection_errors, full)
 
 
 def send_hint(

@@ -96,12 +96,9 @@ class Runner:
         job = claim.job
         prompt = self._prompts.build(job.spec, claim.history)
         key = self._cache_key(job.spec, prompt)
-        if key:
-            hit = self._store.cached(job.ref.tenant, key)
-            if hit:
-                choices, usage = hit
-                whole = Usage(usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens)
-                return Outcome(JobStatus.SUCCEEDED, choices, whole, cached=True, cache_key=key)
+        hit = self._cached(job.ref.tenant, key) if key else None
+        if hit:
+            return hit
         generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)))
         with self._lock:
             attempt.generation = generation
@@ -109,6 +106,19 @@ class Runner:
         if stopped:
             generation.cancel()
         return _outcome(generation.result(), key)
+
+    def _cached(self, tenant: str, key: str) -> Outcome | None:
+        """A stored result as this job's own. Without Redis there is none: the cache saves work, it must not fail a job."""
+        try:
+            hit = self._store.cached(tenant, key)
+        except StoreUnavailableError:
+            log.warning("no look at the cache")
+            return None
+        if hit is None:
+            return None
+        choices, usage = hit
+        whole = Usage(usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens)
+        return Outcome(JobStatus.SUCCEEDED, choices, whole, cached=True, cache_key=key)
 
     def _cache_key(self, spec: JobSpec, prompt: Prompt) -> str | None:
         if not cacheable(spec):

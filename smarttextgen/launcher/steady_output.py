@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import IO, Any, cast
 
 
@@ -20,7 +22,7 @@ class SteadyOutput:
             if not self._broken:
                 self._stream.write(text)
         except (OSError, ValueError):
-            self._broken = True
+            self._break()
         return len(text)
 
     def flush(self) -> None:
@@ -28,7 +30,16 @@ class SteadyOutput:
             if not self._broken:
                 self._stream.flush()
         except (OSError, ValueError):
-            self._broken = True
+            self._break()
+
+    def _break(self) -> None:
+        """From now on to nowhere; also what is still in the stream's buffer, which Python flushes when it exits (and
+        exits with 120 where that fails)."""
+        self._broken = True
+        with suppress(OSError, ValueError):  # a stream without a file has no such buffer
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -156,6 +156,20 @@ def test_a_closed_terminal_stops_it(tmp_path: Path) -> None:
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
 
 
+def test_an_output_that_nobody_reads_any_more_changes_no_exit_code() -> None:
+    code = (
+        "import sys; from smarttextgen.launcher.steady_output import steady; sys.stdin.read()\n"
+        "out = steady(sys.stdout); out.write('x' * 100); out.flush(); out.write('y' * 100)"
+    )
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout
+        assert process.stdin
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
 def test_stopped_while_it_starts(launch: Any) -> None:
     stack = launch()
     assert eventually(lambda: "starting" in stack.output)
@@ -227,7 +241,9 @@ def test_crashes_at_start_ends_the_stack_with_the_reason(launch: Any) -> None:
     assert failed["message"] == "worker-1 crashed at every start (3 times): exit code 3."
     assert failed["last_lines"] == ["ModelLoadError: /nowhere/model is not a model"]
     assert not stack.ready_file.exists()
-    assert not [each for each in psutil.process_iter(["cmdline"]) if str(stack.folder) in " ".join(each.cmdline())]
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(stack.folder) in " ".join(each.info["cmdline"] or [])
+    ]
 
 
 def test_model_cannot_load_ends_the_stack_at_the_first_try(launch: Any) -> None:

@@ -170,3 +170,16 @@ def test_a_known_end_waits_for_redis_to_come_back(store: MemoryStore, echo: Engi
     ref = submit(away)
     runner.run(ref)
     assert away.get(ref).status is JobStatus.SUCCEEDED
+
+
+def test_without_redis_the_cache_is_passed_over(echo: Engine):
+    class NoCache(MemoryStore):
+        """Cannot be asked for cached results."""
+
+        def cached(self, tenant, cache_key):
+            raise StoreUnavailableError("away")
+
+    store = NoCache()
+    ref = submit(store)
+    make_runner(store, echo).run(ref)
+    assert store.get(ref).status is JobStatus.SUCCEEDED

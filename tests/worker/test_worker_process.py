@@ -85,6 +85,21 @@ def test_another_pool_is_refused_with_a_sentence(start_worker, pool: str):
     assert "python -m worker" in worker.output()
 
 
+def test_a_full_redis_does_not_end_a_worker(start_worker, ready, redis_store, redis_client, hint):
+    worker = start_worker()
+    ready(worker)
+    ref = submit(redis_store)
+    redis_client.config_set("maxmemory", 1)
+    try:
+        redis_client.client_kill_filter(_type="normal", skipme=True)
+        until(lambda: "Trying to reconnect" in worker.output(), 20, what="a consumer that was thrown out and refused")
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    hint(ref)
+    until(lambda: redis_store.get(ref).status is JobStatus.SUCCEEDED, 30)
+    assert worker.process.poll() is None
+
+
 def test_celerys_own_command_starts_it_too(start_worker, ready, redis_store, hint):
     ready(start_worker("celery", "-A", "worker.app", "worker"))
     ref = submit(redis_store)

@@ -13,8 +13,8 @@ class EngineConfig:
     device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. dtype: ``auto`` (fp16 on CUDA, bf16 there where the model's config
     asks for it, fp32 on a CPU), ``float32``, ``float16`` or ``bfloat16``.
     slots: rows that run together; None chooses. max_context: tokens a row can hold; None is the model's own, or what
-    fits in kv_cache_bytes. token_budget: prompt tokens computed in one step; None chooses. threads: torch threads of a
-    CPU; None leaves torch's choice. pack_weights: ``auto``, ``on`` or ``off`` (oneDNN's blocked layout, CPU only).
+    fits in kv_cache_bytes. token_budget: prompt tokens computed in one step; None chooses. threads: torch threads on a
+    CPU; None is one for a small model and torch's choice for others. pack_weights: ``auto``, ``on`` or ``off`` (oneDNN's blocked layout, CPU only).
     kv_cache_bytes: memory for keys and values; None chooses from what the device has free.
     echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
     """

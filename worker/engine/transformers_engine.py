@@ -23,6 +23,10 @@ from worker.engine.tokenization import ModelTokenization
 
 logger = logging.getLogger(__name__)
 
+# Parameters. The products of a smaller model are over before a second thread has woken: one thread measured as fast on
+# quiet cores, and many times faster on cores that others use (benchmarks/notes.md).
+_ONE_THREAD_BELOW = 10_000_000
+
 
 class TransformersEngine(SlotEngine):
     """An ``Engine`` over any causal model that transformers runs through its attention interface."""
@@ -33,9 +37,8 @@ class TransformersEngine(SlotEngine):
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Load, pack, allocate, and check. Raises: ModelLoadError with a sentence that says what to do."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     weights = load_weights(config)
+    _set_threads(config, weights.model)
     with torch.inference_mode():
         runner, capacity = _build_runner(config, weights)
     info = EngineInfo(
@@ -51,6 +54,13 @@ def load_model(config: EngineConfig) -> LoadedModel:
         has_chat_template=bool(weights.tokenizer.chat_template),
     )
     return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights))
+
+
+def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif sum(weight.numel() for weight in model.parameters()) < _ONE_THREAD_BELOW:
+        torch.set_num_threads(1)
 
 
 def end_tokens(weights: LoadedWeights) -> frozenset[int]:
