@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types imports pytest bench constraints clean
+.PHONY: help install demo up test lint types imports pytest chaos bench constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,11 @@ imports: $(STAMP) ## import-linter: which room may import which
 
 pytest: $(STAMP) ## unit, contract, integration and end-to-end tests
 	$(BIN)/python -m pytest
+
+SEED ?= 1
+SECONDS ?= 120
+chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit that nothing was lost or doubled
+	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
 bench: $(STAMP) ## engine and platform benchmarks; minutes (results in benchmarks/results)
 	$(BIN)/python -m benchmarks.engine

@@ -42,6 +42,8 @@ class Admission:
             stop=tuple(asked.stop),
             n=asked.n,
             priority=Priority(asked.priority),
+            queue_timeout_s=asked.queue_timeout_s,
+            execution_timeout_s=asked.execution_timeout_s,
             result_ttl_s=asked.result_ttl_s,
             cache=asked.cache,
             metadata=dict(asked.metadata),

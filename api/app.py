@@ -15,7 +15,7 @@ from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
 from api.parsing import StrictRequest, refuse_malformed
-from api.routes import batches, catalog, docs, generate, health, history, jobs, keys
+from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, operations, usage
 from api.routing import Route, mount
 from api.security import register_security
 from api.services import EXTENSION, Services
@@ -61,6 +61,7 @@ def create_app(
         room=room,
         admission=Admission(modes, fleet, ContextGuard(store)),
         submitter=Submitter(store, hints, memory, settings),
+        hints=hints,
     )
     register_errors(app)
     register_tracing(app)
@@ -81,7 +82,9 @@ def _routes(settings: Settings, modes: Modes) -> list[Route]:
         *batches.routes(),
         *history.routes(),
         *catalog.routes(),
+        *usage.routes(),
         *keys.routes(),
+        *operations.routes(),
         *health.routes(),
     ]
 

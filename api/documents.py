@@ -40,7 +40,7 @@ types (`"100"` or `true` for an integer; `100.0` is one, as in JSON Schema), NUL
 field; `NaN`, and a name that occurs twice in an object, with a 400.
 
 **Limits.** Submits count against the key's requests a minute, a batch as one: `x-ratelimit-*-requests`, `RateLimit` and
-`RateLimit-Policy` say what is left.
+`RateLimit-Policy` say what is left; for a key with `tokens_per_day` so do `x-ratelimit-*-tokens`, of the day (UTC).
 """.strip()
 
 SECURITY_SCHEMES: dict[str, Any] = {
@@ -58,7 +58,7 @@ ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
     403: ("The key lacks the scope.", "insufficient_scope", "permission_error"),
     404: ("There is no such object for this key.", "not_found", "not_found_error"),
     408: ("The body did not arrive in time.", "request_timeout", "invalid_request_error"),
-    409: ("In conflict: `job_already_finished`, `job_exists`, `idempotency_in_progress`.",
+    409: ("In conflict: `job_already_finished`, `job_exists`, `job_not_retryable`, `idempotency_in_progress`.",
           "job_already_finished", "conflict_error"),
     410: ("The object's retention is over.", "gone", "not_found_error"),
     413: ("The body is too large.", "payload_too_large", "invalid_request_error"),
@@ -81,6 +81,9 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
     "x-ratelimit-limit-requests": {"description": "The limit, requests a minute.", "schema": {"type": "integer"}},
     "x-ratelimit-remaining-requests": {"description": "What is left of it.", "schema": {"type": "integer"}},
     "x-ratelimit-reset-requests": {"description": "When it starts anew, such as `42s`.", **_TEXT},
+    "x-ratelimit-limit-tokens": {"description": "The limit, tokens a day.", "schema": {"type": "integer"}},
+    "x-ratelimit-remaining-tokens": {"description": "What is left of it.", "schema": {"type": "integer"}},
+    "x-ratelimit-reset-tokens": {"description": "When it starts anew, such as `3600s`.", **_TEXT},
     "RateLimit": {"description": "What is left of the limit.", **_TEXT},
     "RateLimit-Policy": {"description": "The limit.", **_TEXT},
 }
@@ -90,6 +93,9 @@ _LIMITS = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
 )
 _HEADERS_OF: Mapping[int, tuple[str, ...]] = {
     201: ("Location",),

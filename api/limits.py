@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from shared.errors import RateLimitedError
-from shared.store.protocol import RateState
+from shared.store.protocol import RateState, Receipt
 
 WINDOW_S = 60
 
 
+def limit_headers(receipt: Receipt) -> dict[str, str]:
+    """What a submit left of the key's limits; nothing where nothing was charged (a replay)."""
+    return rate_headers(receipt.rate) | token_headers(receipt.tokens)
+
+
+def token_headers(state: RateState | None) -> dict[str, str]:
+    """Headers of the tokens of the day; none for a key without such a limit."""
+    if state is None:
+        return {}
+    return {
+        "x-ratelimit-limit-tokens": str(state.limit),
+        "x-ratelimit-remaining-tokens": str(state.remaining),
+        "x-ratelimit-reset-tokens": f"{state.reset_s}s",
+    }
+
+
 def rate_headers(state: RateState | None) -> dict[str, str]:
-    """Headers of a window after it was charged; none where none was (a replay)."""
+    """Headers of a window after it was charged; none where none was."""
     if state is None:
         return {}
     return {

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from flask import Response
 
-from shared.job import Job, JobStatus, Turn
+from shared.job import Job, JobError, JobStatus, Turn
 from shared.keys import ApiKey
 from shared.schemas import (
     Accepted,
@@ -92,6 +92,10 @@ def turn_views(turns: Sequence[Turn]) -> list[TurnView]:
     return [TurnView(input=turn.input, output=turn.output) for turn in turns]
 
 
+def failure_view(error: JobError | None) -> FailureView | None:
+    return None if error is None else FailureView(code=error.code, message=error.message, retryable=error.retryable)
+
+
 def job_view(job: Job) -> JobView:
     """A job in any state."""
     spec, usage = job.spec, job.usage
@@ -123,9 +127,7 @@ def job_view(job: Job) -> JobView:
         )
         if job.status.ended
         else None,
-        error=FailureView(code=job.error.code, message=job.error.message, retryable=job.error.retryable)
-        if job.error
-        else None,
+        error=failure_view(job.error),
         cached=job.cached,
         cancel_requested=job.cancel_requested,
         metadata=dict(spec.metadata),
@@ -197,6 +199,8 @@ def _key_fields(key: ApiKey) -> dict[str, Any]:
         "scopes": sorted(key.scopes),
         "prefix": key.prefix,
         "created_at": iso(key.created_at),
+        "weight": key.weight,
         "requests_per_minute": key.requests_per_minute,
+        "tokens_per_day": key.tokens_per_day,
         "max_queued": key.max_queued,
     }

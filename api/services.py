@@ -10,6 +10,7 @@ from flask import current_app
 
 from api.admission import Admission
 from api.fleet import FleetView
+from api.hints import Hints
 from api.identity import KeyMemory
 from api.submission import Submitter
 from api.waiting import WaitingRoom
@@ -34,6 +35,7 @@ class Services:
     room: WaitingRoom
     admission: Admission
     submitter: Submitter
+    hints: Hints
     draining: threading.Event = field(default_factory=threading.Event)
 
     def drain(self) -> None:

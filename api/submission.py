@@ -1,4 +1,4 @@
-"""Taking jobs in: the submit, its idempotency, its hint, and taking it back where the hint cannot be sent."""
+"""Taking jobs in: the submit, its idempotency, its hints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -18,15 +18,12 @@ from api.hints import Hints
 from api.identity import KeyMemory, caller
 from api.limits import WINDOW_S
 from api.tracing import request_id
-from shared.errors import AuthenticationError, SmartTextGenError, UnavailableError
-from shared.job import JobRef
+from shared.errors import AuthenticationError, UnavailableError
 from shared.settings import Settings
 from shared.store.protocol import Idempotency, JobStore, NewJob, RateLimit, Receipt, Submission
 
 log = structlog.get_logger(__name__)
 
-WITHDRAWN = "withdrawn"
-MOST_WITHDRAWN = 16
 REPLAYED_HEADERS = ("Location", "Retry-After", "Preference-Applied")
 
 _QUOTED = re.compile(r'"([\x21\x23-\x7e]{1,255})"')
@@ -78,9 +75,9 @@ class Submitter:
         batch_id: str | None = None,
         chosen_id: bool = False,
     ) -> Receipt:
-        """Admit jobs and tell the workers; all of it or nothing.
+        """Admit jobs, all of them or none, and tell the workers what to run next.
 
-        Raises: what ``JobStore.submit`` raises, and UnavailableError where no hint could be sent.
+        Raises: what ``JobStore.submit`` raises.
         """
         key = caller()
         submission = Submission(
@@ -96,44 +93,18 @@ class Submitter:
                 key.id, key.requests_per_minute or self.settings.default_requests_per_minute, WINDOW_S
             ),
             max_queued=key.max_queued or self.settings.default_max_queued,
+            max_waiting=self.settings.max_waiting,
+            tokens_per_day=key.tokens_per_day,
+            weight=key.weight,
             chosen_id=chosen_id,
         )
-        receipt, submission = self._admit(submission)
-        if receipt.created:
-            self._hint(submission)
-        return receipt
-
-    def _admit(self, submission: Submission) -> tuple[Receipt, Submission]:
         try:
-            for _ in range(MOST_WITHDRAWN):
-                receipt = self.store.submit(submission)
-                if receipt.response != WITHDRAWN or submission.idempotency is None:
-                    return receipt, submission
-                # What the first request took in was taken back, so this one counts as the first, under a next scope.
-                scope = _digest(submission.idempotency.scope, WITHDRAWN)
-                submission = replace(submission, idempotency=replace(submission.idempotency, scope=scope))
+            receipt = self.store.submit(submission)
         except AuthenticationError:
             self.keys.forget(submission.key_id)
             raise
-        raise UnavailableError("The queue did not answer too often under this Idempotency-Key; use another.")
-
-    def _hint(self, submission: Submission) -> None:
-        refs = [JobRef(submission.tenant, job.id) for job in submission.jobs]
-        try:
-            self.hints.send([(ref, job.spec) for ref, job in zip(refs, submission.jobs, strict=True)], request_id())
-        except UnavailableError:
-            self._withdraw(submission, refs)
-            raise
-
-    def _withdraw(self, submission: Submission, refs: list[JobRef]) -> None:
-        """Best effort: where Redis is away altogether, the jobs stay, and the reconciler will send their hints."""
-        try:
-            for ref in refs:
-                self.store.delete(ref)
-            if submission.idempotency:
-                self.store.complete_idempotent(submission.idempotency.scope, WITHDRAWN)
-        except SmartTextGenError as error:
-            log.warning("jobs not withdrawn", code=error.code, jobs=len(refs))
+        self.hints.send(receipt.hints)
+        return receipt
 
     def remember(self, idempotency: Idempotency | None, response: Response) -> None:
         """Keep an answer that a replay could not rebuild."""

@@ -50,6 +50,9 @@ def main() -> None:
     if options.child:
         _engine_alone(options)
         return
+    if options.memory:
+        print(f"Redis, a finished job beside its text: {_bytes_per_job() / 1e3:.2f} KB")
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     save_model(options.shape, options.folder)
     rounds = []
@@ -83,6 +86,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="gpt2")
     parser.add_argument("--rounds", type=int, default=3, help="engine alone and platform, in turn (default: 3)")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "smarttextgen-bench")
+    parser.add_argument("--memory", action="store_true", help="only what a finished job takes in Redis")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -234,20 +238,26 @@ def _round_trips(client: httpx.Client, redis_url: str) -> dict[str, Any]:
 def _bytes_per_job() -> float:
     """Redis' used memory for 10,000 finished jobs, less their prompts and outputs, over 10,000."""
     from shared.job import Choice, JobRef, JobSpec, JobStatus, Outcome, Usage
-    from shared.store.protocol import NewJob, Submission
+    from shared.store.protocol import Finished, ModelInfo, NewJob, Submission, WorkerInfo
     from shared.store.redis import RedisStore
 
     with _bare_redis() as url:
         client = redis.Redis.from_url(url, decode_responses=True)
         store = RedisStore(client, "{stg}:")
+        model = ModelInfo("demo", "r1", "echo", "cpu", "float32", 1024)
+        store.beat(WorkerInfo("host-1-abcdef", model, slots=4), [])
         before = client.info("memory")["used_memory"]
         spec = JobSpec(PROMPT, "general", "demo", user_id=None, temperature=0.7)
         outcome = Outcome(JobStatus.SUCCEEDED, (Choice(0, OUTPUT, "stop"),), Usage(60, 100))
         for number in range(FINISHED_JOBS):
             ref = JobRef("shop", f"job_{number:032x}")
             store.submit(Submission("shop", "key_1", (NewJob(ref.id, spec),), request_id=f"req_{number:032x}"))
+            if number % 1000 == 0:
+                store.beat(WorkerInfo("host-1-abcdef", model, slots=4), [])  # its lease
             store.claim(ref, "host-1-abcdef", f"{number:032x}")
-            store.finish(ref, "host-1-abcdef", 1, outcome)
+            verdict, _ = store.finish(ref, "host-1-abcdef", 1, outcome)
+            if verdict is not Finished.ACCEPTED:
+                raise SystemExit("a job of the benchmark did not finish")
         used = client.info("memory")["used_memory"] - before
         return float(used / FINISHED_JOBS - len(PROMPT) - len(OUTPUT))
 

@@ -1,13 +1,13 @@
 """The Celery app, and the names of its tasks and queues. The API sends by name; it cannot import a task.
 
-A message is a hint that there is work: it carries a job's name and trace context, never a prompt, and the record in the
-store decides. Settings with their measured reasons: ``docs/decisions/0003-celery-carries-hints.md``.
+A message is a hint that there is work: it carries a job's name, never a prompt, and the record in the store
+decides. Settings with their measured reasons: ``docs/decisions/0003-celery-carries-hints.md``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import kombu.exceptions
@@ -17,13 +17,14 @@ from kombu import Queue
 from kombu.transport.redis import Transport as RedisTransport
 
 from shared.errors import StoreUnavailableError
-from shared.job import JobRef, Priority
+from shared.job import JobRef
 from shared.settings import Settings
+from shared.store.protocol import Hint
 
 GENERATE = "smarttextgen.generate"
 """The one task: run the job that the hint names."""
 
-PRIORITIES = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
+AHEAD, NORMAL = 0, 3
 """Celery's Redis priorities, 0 the most urgent; each is a list of its own on the broker (facts.md, section 2)."""
 
 SERVER_ID = re.compile(r"job_[0-9a-f]{32}")
@@ -70,7 +71,7 @@ def make_celery(settings: Settings) -> Celery:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            "priority_steps": sorted(PRIORITIES.values()),
+            "priority_steps": [AHEAD, NORMAL],
             "queue_order_strategy": "priority",
             "global_keyprefix": "{" + settings.redis_prefix + "}:celery:",
         },
@@ -86,23 +87,24 @@ def survive_a_full_redis() -> None:
         RedisTransport.connection_errors = (*RedisTransport.connection_errors, full)
 
 
-def send_hint(
-    app: Celery, refs: Iterable[JobRef], *, prefix: str, model: str, priority: Priority, request_id: str | None = None
-) -> None:
-    """Tell the workers of a model that these jobs wait; several go out over one connection.
+def send_hints(app: Celery, hints: Sequence[Hint], *, prefix: str) -> None:
+    """Tell the workers that these jobs wait; several go out over one connection, in their order.
 
-    Raises: StoreUnavailableError where the broker is away (some of the hints may have gone out).
+    The store has put them in order, so they share a priority; one that is sent again goes ahead.
+    Raises: StoreUnavailableError where the broker is away (some of the hints may have gone out; the reconciler sends
+    again what got lost).
     """
+    if not hints:
+        return
     try:
         with app.producer_pool.acquire(block=True, timeout=5) as producer:
-            for ref in refs:
+            for hint in hints:
                 app.send_task(
                     GENERATE,
-                    args=[str(ref)],
-                    task_id=task_id(ref),
-                    queue=queue_name(prefix, model),
-                    priority=PRIORITIES[priority],
-                    headers={"request_id": request_id} if request_id else None,
+                    args=[str(hint.ref)],
+                    task_id=task_id(hint.ref),
+                    queue=queue_name(prefix, hint.model),
+                    priority=AHEAD if hint.again else NORMAL,
                     producer=producer,
                     ignore_result=True,
                 )

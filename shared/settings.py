@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import ConfigurationError
@@ -63,7 +63,18 @@ class Settings(BaseSettings):
     # --- the worker
     worker_name: str | None = Field(None, description="Unique name of a worker process. Default: host, pid, random.")
     worker_beat_s: float = Field(1.0, gt=0, le=10, description="Seconds between heartbeats.")
-    worker_lease_s: float = Field(6.0, gt=1, le=120, description="A worker without a beat for so long counts as gone.")
+    worker_lease_s: float = Field(
+        4.5, gt=1, le=120, validate_default=True, description="A worker without a beat for so long counts as gone."
+    )
+    worker_hang_s: float = Field(
+        60.0, gt=0, description="An engine that neither steps nor idles for so many seconds hangs; its worker gives up."
+    )
+    reconcile_s: float = Field(1.0, gt=0, le=60, description="Seconds between two passes of the reconciler.")
+    hint_grace_s: float = Field(
+        2.0, gt=0, le=60, description="Seconds a hint may be on its way before it counts as lost."
+    )
+    priority_age_s: float = Field(300.0, gt=0, description="Seconds in a priority class after which a job goes up one.")
+    max_crashes: int = Field(4, ge=1, description="A job whose worker died so often while it ran is convicted: failed.")
     worker_drain_s: float = Field(30.0, ge=0, description="Seconds that running jobs get at shutdown.")
 
     # --- the API
@@ -80,6 +91,7 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(500, ge=1, le=500, description="Most prompts in one batch.")
     max_wait_s: int = Field(60, ge=0, le=300, description="Longest long poll, seconds.")
     default_requests_per_minute: int = Field(600, ge=1, description="Limit of a key that has none of its own.")
+    max_waiting: int = Field(1_000_000, ge=1, description="Jobs waiting in all; beyond, submits are answered 503.")
     default_max_queued: int = Field(10_000, ge=1, description="Jobs waiting for a key that has no cap of its own.")
 
     # --- what is kept, and how long
@@ -101,6 +113,15 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("worker_lease_s")
+    @classmethod
+    def _outlasts_beats(cls, value: float, info: ValidationInfo) -> float:
+        """A beat may be late or lost without its worker being taken for dead; and fewer look like an outage."""
+        beat_s = info.data.get("worker_beat_s", 0)
+        if value < 3 * beat_s:
+            raise ValueError(f"a lease must last for at least three beats (WORKER_BEAT_S={beat_s:g})")
         return value
 
     @property

@@ -24,7 +24,7 @@ class AdminKeys:
         name: str,
         *,
         scopes: Sequence[str] = ("generate",),
-        weight: float | None = None,
+        weight: int | None = None,
         requests_per_minute: int | None = None,
         tokens_per_day: int | None = None,
         max_queued: int | None = None,

@@ -101,6 +101,14 @@ class Client:
         """
         return decode(Job, self._transport.request("POST", f"/api/jobs/{_segment(job_id)}/cancel").json())
 
+    def retry(self, job_id: str) -> Job:
+        """Run a job again that failed, expired or was canceled: same id, next attempt.
+
+        Raises: ConflictError for any other, NotFoundError, GoneError.
+        """
+        path = f"/api/jobs/{_segment(job_id)}/retry"
+        return decode(Job, self._transport.request("POST", path, repeatable=False).json())
+
     def delete(self, job_id: str) -> None:
         """Delete a job with its prompt and output. Raises: NotFoundError."""
         self._transport.request("DELETE", f"/api/jobs/{_segment(job_id)}")

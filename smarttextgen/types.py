@@ -31,8 +31,8 @@ class GenerateOptions(TypedDict, total=False):
     stop: list[str] | None
     n: int | None
     priority: Priority | None
-    queue_timeout_s: float | None
-    execution_timeout_s: float | None
+    queue_timeout_s: int | None
+    execution_timeout_s: int | None
     result_ttl_s: int | None
     cache: bool | None
     metadata: Mapping[str, Any] | None
@@ -211,7 +211,7 @@ class ApiKey:
     tenant: str | None = None
     name: str | None = None
     scopes: tuple[str, ...] = ()
-    weight: float | None = None
+    weight: int | None = None
     requests_per_minute: int | None = None
     tokens_per_day: int | None = None
     max_queued: int | None = None

@@ -12,8 +12,8 @@ from worker.lifecycle import EXIT_CONFIGURATION
 
 
 def main() -> None:
-    """Run until a signal. Exit codes: 0 after a drain, 69 the model cannot be loaded, 70 the engine broke, 78 a setting is
-    wrong."""
+    """Run until a signal. Exit codes: 0 after a drain, 69 the model cannot be loaded, 70 the engine broke, 78 a setting or the
+    Redis is wrong."""
     try:
         module = importlib.import_module("worker.app")  # reads the settings; a wrong one is to end with a sentence
     except ConfigurationError as error:

@@ -10,7 +10,7 @@ from celery import Celery, signals
 from shared.logs import configure_logging
 from shared.queue import make_celery
 from shared.settings import Settings, load_settings
-from shared.store.connection import connect, key_prefix
+from shared.store.connection import connect, key_prefix, require_server
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
 from worker.engine.factory import EngineConfig, build_engine
@@ -44,8 +44,9 @@ def build(settings: Settings) -> tuple[Celery, str]:
     celery = make_celery(settings)
     celery.conf.worker_pool = "worker.pool:WakingThreadPool"
     celery.conf.worker_concurrency = MOST_THREADS
-    store = RedisStore(connect(settings), key_prefix(settings), Retention.of(settings))
-    worker = Worker(settings, store, lambda: engine_from(settings), celery)
+    client = connect(settings)
+    store = RedisStore(client, key_prefix(settings), Retention.of(settings))
+    worker = Worker(settings, store, lambda: engine_from(settings), celery, lambda: require_server(client))
     register(celery, worker.run_job)
     install(celery, worker)
 

@@ -1,18 +1,21 @@
-"""The heartbeat: a daemon thread that keeps this worker on the list and learns what it has to stop.
+"""The heartbeat and the reconciler: daemon threads that keep this worker on the list, learn what it has to stop, and put
+right what nobody else will.
 
-A thread of its own, because a task would wait behind jobs and a timer of Celery's loop blocks consumption.
+Threads of their own, because a task would wait behind jobs and a timer of Celery's loop blocks consumption.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
 
 from shared.errors import StoreUnavailableError
-from shared.store.protocol import JobStore, WorkerInfo
+from shared.store.protocol import Hint, JobStore, Patience, WorkerInfo
+from worker.engine.protocol import Engine
 from worker.runner import Runner
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -52,14 +55,10 @@ class Heartbeat:
         self._beat()
 
     def stop(self) -> None:
-        """No more beats; off the list."""
+        """No more beats."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(10)
-        try:
-            self._store.depart(self._info.id)
-        except StoreUnavailableError:
-            log.warning("could not sign off; the lease will run out")
 
     def _loop(self) -> None:
         while not self._ended.wait(self._interval_s):
@@ -71,9 +70,65 @@ class Heartbeat:
 
     def _beat(self) -> None:
         try:
-            for ref in self._store.beat(self._info, self._runner.running()):
-                self._runner.stop(ref)
+            for ref, why in self._store.beat(self._info, self._runner.running()).items():
+                self._runner.stop(ref, why)
         except StoreUnavailableError as error:
             log.warning("no heartbeat", reason=error.message)
         except Exception:
             log.exception("heartbeat failed")
+
+
+class Reconciler:
+    """Asks the store to put things right every ``interval_s`` seconds, and sends the hints that come of it. Every worker has
+    one; the store sees to it that their passes do not add up."""
+
+    def __init__(
+        self, store: JobStore, send: Callable[[Sequence[Hint]], None], patience: Patience, *, interval_s: float
+    ) -> None:
+        self._store = store
+        self._send = send
+        self._patience = patience
+        self._interval_s = interval_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more passes."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def _loop(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            try:
+                done = self._store.reconcile(self._patience)
+                self._send(done.hints)
+            except StoreUnavailableError as error:
+                log.warning("no reconciliation", reason=error.message)
+                continue
+            except Exception:
+                log.exception("reconciliation failed")
+                continue
+            for worker in done.reaped:
+                log.error("a worker is gone; its jobs wait again", worker=worker)
+
+
+class Pulse:
+    """Says whether an engine lives: it is sound, and it advances or has nothing to do. One that neither steps nor idles for
+    ``hang_s`` seconds hangs (a device that does not answer), and must lose its lease."""
+
+    def __init__(self, engine: Engine, hang_s: float) -> None:
+        self._engine = engine
+        self._hang_s = hang_s
+        self._steps = -1
+        self._since = time.monotonic()
+
+    def __call__(self) -> bool:
+        stats = self._engine.stats()
+        if stats.steps != self._steps or stats.running + stats.waiting == 0:
+            self._steps = stats.steps
+            self._since = time.monotonic()
+        return self._engine.healthy() and time.monotonic() - self._since < self._hang_s

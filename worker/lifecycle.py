@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from celery import Celery, bootsteps, signals
+from celery import Celery, bootsteps
 from celery.worker import state as celery_state
 
-from shared.errors import ConfigurationError, SmartTextGenError
+from shared.errors import ConfigurationError, SmartTextGenError, StoreUnavailableError
 from shared.job import JobRef
 from shared.modes import load_modes
-from shared.queue import send_hint
+from shared.queue import send_hints
 from shared.settings import Settings
-from shared.store.protocol import JobStore, ModelInfo, WorkerInfo
+from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
 from worker.engine.protocol import Engine
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import Heartbeat, Pulse, Reconciler
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
 from worker.runner import Runner, patiently
@@ -54,18 +55,32 @@ class Worker:
     """What one worker process is made of. ``start`` builds the engine and the rest.
 
     build_engine: called once, in the worker process; other Celery commands load the app too and must load no model.
+    require_server: called first; raises ConfigurationError where there is no Redis, or one that jobs cannot be trusted to.
     """
 
-    def __init__(self, settings: Settings, store: JobStore, build_engine: Callable[[], Engine], celery: Celery) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        build_engine: Callable[[], Engine],
+        celery: Celery,
+        require_server: Callable[[], None],
+    ) -> None:
         self.settings = settings
         self.id = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._store = store
         self._build_engine = build_engine
+        self._require_server = require_server
         self._celery = celery
         self._engine: Engine | None = None
         self._runner: Runner | None = None
         self._heartbeat: Heartbeat | None = None
+        self._reconciler: Reconciler | None = None
         self._drain: threading.Thread | None = None
+        self._holding = False
+        self._held: list[Hint] = []
+        self._sick = False
+        self._told = False
 
     def run_job(self, ref: JobRef) -> None:
         """What the task does."""
@@ -75,20 +90,28 @@ class Worker:
     def start(self) -> int:
         """Load and warm the model, then announce. Returns the engine's slots. Raises: ModelLoadError,
         ConfigurationError."""
+        self._require_server()
         modes = load_modes(self.settings.modes_file)
         engine = self._engine = self._build_engine()
         engine.start()
         prompts = PromptBuilder(engine, modes)
-        self._runner = Runner(self._store, engine, prompts, self.id)
+        self._runner = Runner(self._store, engine, prompts, self.id, self.send, self.settings.public_model_name)
         self._heartbeat = Heartbeat(
             self._store,
             self._runner,
             self._announcement(engine, prompts),
             interval_s=self.settings.worker_beat_s,
-            healthy=engine.healthy,
+            healthy=Pulse(engine, self.settings.worker_hang_s),
             on_sick=self._give_up,
         )
+        self._reconciler = Reconciler(
+            self._store,
+            self.send,
+            Patience(self.settings.hint_grace_s, self.settings.priority_age_s, self.settings.max_crashes),
+            interval_s=self.settings.reconcile_s,
+        )
         self._heartbeat.start()
+        self._reconciler.start()
         log.info("worker ready", worker=self.id, model=self.settings.public_model_name, slots=engine.info.slots)
         return engine.info.slots
 
@@ -111,8 +134,23 @@ class Worker:
         return WorkerInfo(self.id, model, info.slots, "ready", socket.gethostname(), os.getpid())
 
     def _give_up(self) -> None:
-        """End this process from the heartbeat's thread: a fresh one will load the model again."""
+        """End this process from the heartbeat's thread: a fresh one will load the model again. By force after a lease's
+        time, for a thread that hangs in its device cannot be waited for."""
+        self._sick = True
         celery_state.should_stop = EXIT_ENGINE  # type: ignore[assignment]  # its stubs know only its first value
+        by_force = threading.Timer(self.settings.worker_lease_s, os._exit, (EXIT_ENGINE,))
+        by_force.daemon = True
+        by_force.start()
+
+    def signaled(self, *, at_once: bool) -> None:
+        """Told to stop: drain for the set time. Told again, or told so: hand back at once what still runs. Called in a
+        signal handler, so it may interrupt itself."""
+        told_before, self._told = self._told, True
+        if not told_before:
+            self.drain(0 if at_once else self.settings.worker_drain_s)
+        elif self._engine is not None:
+            log.warning("handing back at once")
+            threading.Thread(target=self._engine.shutdown, args=(0,), name="hurry", daemon=True).start()
 
     def drain(self, seconds: float) -> None:
         """Take nothing new, give what runs its time, hand the rest back; returns at once. Only the first call counts."""
@@ -120,6 +158,7 @@ class Worker:
             return
         log.info("draining", seconds=seconds, running=len(self._runner.running()) if self._runner else 0)
         if self._runner and self._heartbeat:
+            self._holding = True
             self._runner.close()
             self._heartbeat.drain()
         self._drain = threading.Thread(target=self._engine.shutdown, args=(seconds,), name="drain", daemon=True)
@@ -128,26 +167,34 @@ class Worker:
     def stop(self) -> None:
         """Wait until the drain is over and the last result is written, then sign off."""
         self.drain(0)
+        self._holding = False  # the consumer has stopped before this step
+        self.send(self._held)
         if self._drain:
             self._drain.join()
         deadline = time.monotonic() + IDLE_PATIENCE_S
         while self._runner and self._runner.running() and time.monotonic() < deadline:
             time.sleep(0.02)
-        if self._runner and self._heartbeat:
-            for ref in self._runner.left():
-                self._hint(ref)
-            self._heartbeat.stop()
-            log.info("worker gone", worker=self.id)
-
-    def _hint(self, ref: JobRef) -> None:
+        for thread in (self._reconciler, self._heartbeat):
+            if thread:
+                thread.stop()
+        if self._sick:
+            return  # its lease runs out, so that a crash is counted: what it still runs may be what broke it
         try:
-            job = self._store.get(ref)
-            send_hint(
-                self._celery, [ref], prefix=self.settings.redis_prefix, model=job.spec.model,
-                priority=job.spec.priority, request_id=job.request_id,
-            )  # fmt: skip
-        except SmartTextGenError as error:
-            log.warning("hint not sent", job_id=ref.id, tenant=ref.tenant, reason=error.message)
+            self.send(self._store.depart(self.id))
+        except StoreUnavailableError:
+            log.warning("could not sign off; the lease will run out")
+        log.info("worker gone", worker=self.id)
+
+    def send(self, hints: Sequence[Hint]) -> None:
+        """Send hints, or leave it to the reconciler. Between the signal and the end of this worker's own consumer they are
+        held back: it would be the one that hears them, and it claims nothing any more."""
+        if self._holding:
+            self._held += hints
+            return
+        try:
+            send_hints(self._celery, hints, prefix=self.settings.redis_prefix)
+        except StoreUnavailableError as error:
+            log.warning("hints not sent", count=len(hints), reason=error.message)
 
 
 def install(celery: Celery, worker: Worker) -> None:
@@ -164,7 +211,8 @@ def install(celery: Celery, worker: Worker) -> None:
             refuse_other_pools(parent.pool_cls)
 
         def start(self, parent: Any) -> None:
-            signals.worker_shutting_down.connect(self.shutting_down, weak=False)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, self.signaled)
             try:
                 # What worker_disable_prefetch reads: no more hints are taken than this.
                 parent.max_concurrency = worker.start() + SPARE_THREADS
@@ -173,8 +221,11 @@ def install(celery: Celery, worker: Worker) -> None:
             except SmartTextGenError as error:
                 stop_with(error, EXIT_MODEL)
 
-        def shutting_down(self, **_: Any) -> None:
-            worker.drain(worker.settings.worker_drain_s)
+        def signaled(self, number: int, _frame: object) -> None:
+            # In place of Celery's own handlers: its second SIGINT waits inside the handler until every task is done.
+            worker.signaled(at_once=number == signal.SIGQUIT)
+            if not celery_state.should_stop:
+                celery_state.should_stop = 0  # type: ignore[assignment]  # the exit code; its stubs know only the default
 
         def stop(self, _parent: Any) -> None:
             worker.stop()

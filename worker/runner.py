@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -12,7 +13,7 @@ import tenacity
 from shared.cache import cache_key, cacheable
 from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
-from shared.store.protocol import Claim, JobStore
+from shared.store.protocol import Claim, Hint, JobStore, Stop
 from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
 from worker.prompts import Prompt, PromptBuilder
 
@@ -35,21 +36,34 @@ class _Attempt:
 
     number: int
     generation: Generation | None = None
-    stopped: bool = False
+    stopped: Stop | None = None
 
 
 class Runner:
-    """Runs jobs, each in its caller's thread; any number at the same time."""
+    """Runs jobs, each in its caller's thread; any number at the same time.
 
-    def __init__(self, store: JobStore, engine: Engine, prompts: PromptBuilder, worker: str) -> None:
+    send: called with the hints that an operation of the store hands back; may raise nothing. model: the public name of the
+    one that the engine runs.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        engine: Engine,
+        prompts: PromptBuilder,
+        worker: str,
+        send: Callable[[Sequence[Hint]], None],
+        model: str,
+    ) -> None:
         self._store = store
         self._engine = engine
         self._prompts = prompts
         self._worker = worker
+        self._send = send
+        self._model = model
         self._lock = threading.Lock()
         self._attempts: dict[JobRef, _Attempt] = {}
         self._closed = False
-        self._left: list[JobRef] = []
 
     def run(self, ref: JobRef) -> None:
         """Do what the hint says, if there still is something to do. Raises nothing: in the threads pool whatever leaves
@@ -62,7 +76,7 @@ class Runner:
 
     def _run(self, ref: JobRef) -> None:
         if self._closed:
-            self._leave(ref)
+            self._send([Hint(ref, self._model)])
             return
         claim = patiently(self._store.claim)(ref, self._worker, uuid.uuid4().hex)
         if claim is None:
@@ -72,7 +86,8 @@ class Runner:
         with self._lock:
             self._attempts[ref] = attempt
         try:
-            self._bring_to_its_end(claim, attempt)
+            with structlog.contextvars.bound_contextvars(request_id=claim.job.request_id):
+                self._bring_to_its_end(claim, attempt)
         finally:
             with self._lock:
                 self._attempts.pop(ref, None)
@@ -89,8 +104,9 @@ class Runner:
         except BaseException:
             log.exception("generation failed")
             outcome = _failure("internal_error", "The worker failed while running this job.", retryable=True)
-        answer = patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome)
-        log.info("job ended", status=outcome.status, attempt=job.attempt, answer=answer, cached=outcome.cached)
+        verdict, hints = patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome)
+        self._send(hints)
+        log.info("job ended", status=outcome.status, attempt=job.attempt, verdict=verdict, cached=outcome.cached)
 
     def _generate(self, claim: Claim, attempt: _Attempt) -> Outcome:
         job = claim.job
@@ -105,7 +121,16 @@ class Runner:
             stopped = attempt.stopped
         if stopped:
             generation.cancel()
-        return _outcome(generation.result(), key)
+        result = self._result(job.ref, generation, job.spec.execution_timeout_s)
+        return _outcome(result, key, attempt.stopped)
+
+    def _result(self, ref: JobRef, generation: Generation, timeout_s: int | None) -> EngineResult:
+        """Wait for the end; a job that outlasts its own limit is stopped within a step of it."""
+        try:
+            return generation.result(timeout_s)
+        except TimeoutError:
+            self.stop(ref, Stop.EXPIRED)
+            return generation.result()
 
     def _cached(self, tenant: str, key: str) -> Outcome | None:
         """A stored result as this job's own. Without Redis there is none: the cache saves work, it must not fail a job."""
@@ -127,36 +152,25 @@ class Runner:
 
     def _hand_back(self, job: Job) -> None:
         """The engine stops under a job that is as good as new: back to its place in the queue."""
-        if patiently(self._store.release)(job.ref, self._worker, job.attempt):
-            self._leave(job.ref)
-            log.info("job handed back", attempt=job.attempt)
-
-    def _leave(self, ref: JobRef) -> None:
-        with self._lock:
-            self._left.append(ref)
+        self._send(patiently(self._store.release)(job.ref, self._worker, job.attempt) or ())
+        log.info("job handed back", attempt=job.attempt)
 
     def close(self) -> None:
         """Claim nothing any more; what runs goes on."""
         self._closed = True
-
-    def left(self) -> list[JobRef]:
-        """The waiting jobs whose hints this process has used up: somebody has to hint at them again. Not before this
-        process has stopped listening, or it would be the one that hears it."""
-        with self._lock:
-            return list(self._left)
 
     def running(self) -> list[tuple[JobRef, int]]:
         """The jobs that this process runs now, with their attempts."""
         with self._lock:
             return [(ref, attempt.number) for ref, attempt in self._attempts.items()]
 
-    def stop(self, ref: JobRef) -> None:
+    def stop(self, ref: JobRef, why: Stop) -> None:
         """Stop a running job at the engine's next step; its partial answer becomes its end. Again: nothing more."""
         with self._lock:
             attempt = self._attempts.get(ref)
             if attempt is None or attempt.stopped:
                 return
-            attempt.stopped = True
+            attempt.stopped = why
             generation = attempt.generation
         if generation is not None:
             generation.cancel()
@@ -175,12 +189,13 @@ def _sampling(spec: JobSpec, prompt: Prompt) -> SamplingParams:
     )
 
 
-def _outcome(result: EngineResult, key: str | None) -> Outcome:
-    """What a generation brought. Canceled while any of its completions was stopped short."""
+def _outcome(result: EngineResult, key: str | None, stopped: Stop | None) -> Outcome:
+    """What a generation brought. Canceled or expired where any of its completions was stopped short."""
     choices = tuple(Choice(c.index, c.text, c.finish_reason.value) for c in result.completions)
     canceled = any(c.finish_reason is FinishReason.CANCELED for c in result.completions)
     usage = Usage(result.usage.prompt_tokens, result.usage.completion_tokens, result.usage.cached_tokens)
-    status = JobStatus.CANCELED if canceled else JobStatus.SUCCEEDED
+    end = JobStatus.EXPIRED if stopped is Stop.EXPIRED else JobStatus.CANCELED
+    status = end if canceled else JobStatus.SUCCEEDED
     return Outcome(status, choices, usage, cache_key=None if canceled else key)
 
 

@@ -8,7 +8,7 @@ import uuid
 from flask import Response
 
 from api.identity import caller
-from api.limits import rate_headers
+from api.limits import limit_headers
 from api.patience import look_and_wait, patience, preferred, until_ended
 from api.rendering import (
     accepted_of_job,
@@ -53,11 +53,11 @@ def routes(wire: Wire) -> list[Route]:
     return [
         Route(
             "POST", "/api/generate", generate, "jobs", accepted, (409, 429),
-            models={"query": wire.wait, "body": wire.generate}, links=("get_job:job_id", "cancel_job:job_id", "delete_job:job_id"),
+            models={"query": wire.wait, "body": wire.generate}, links=("get_job:job_id", "cancel_job:job_id", "retry_job:job_id", "delete_job:job_id"),
         ),
         Route(
             "PUT", "/api/jobs/<job_id>", put_job, "jobs", {201: Accepted, 200: JobView}, (409, 410, 429),
-            models={"query": wire.wait, "body": wire.generate}, links=("get_job:job_id", "cancel_job:job_id", "delete_job:job_id"),
+            models={"query": wire.wait, "body": wire.generate}, links=("get_job:job_id", "cancel_job:job_id", "retry_job:job_id", "delete_job:job_id"),
         ),
         Route(
             "POST", "/api/generate_batch", generate_batch, "batches", {200: BatchView, 202: BatchAccepted}, (409, 429),
@@ -82,7 +82,7 @@ def generate(query: WaitQuery, header: PreferHeader, body: GenerateRequest) -> R
             return replay(receipt, _accepted)
         ended = _await_job(ref, expectation, seconds)
     response = _accepted(receipt) if ended is None else _outcome(ended)
-    response.headers.update(rate_headers(receipt.rate))
+    response.headers.update(limit_headers(receipt))
     _say_applied(response, header)
     if seconds:
         house.submitter.remember(idempotency, response)
@@ -104,7 +104,7 @@ def put_job(path: JobPath, query: WaitQuery, header: PreferHeader, body: Generat
             return answer(job_view(look_and_wait(ref, expectation, seconds)))
         ended = _await_job(ref, expectation, seconds)
     response = _accepted(receipt, 201) if ended is None or not ended.status.ended else _outcome(ended)
-    response.headers.update(rate_headers(receipt.rate))
+    response.headers.update(limit_headers(receipt))
     _say_applied(response, header)
     return response
 
@@ -126,7 +126,7 @@ def generate_batch(query: WaitQuery, header: PreferHeader, body: BatchRequest) -
             return replay(receipt, _batch_accepted)
         batch = _await_batch(batch_id, expectation, seconds)
     response = answer(batch_view(batch)) if batch else _batch_accepted(receipt)
-    response.headers.update(rate_headers(receipt.rate))
+    response.headers.update(limit_headers(receipt))
     _say_applied(response, header)
     if seconds:
         house.submitter.remember(idempotency, response)

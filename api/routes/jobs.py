@@ -26,6 +26,7 @@ def routes(wire: Wire) -> list[Route]:
         Route(
             "POST", "/api/jobs/<job_id>/cancel", cancel_job, "jobs", {200: JobView, 202: JobView}, (404, 409, 410),
         ),
+        Route("POST", "/api/jobs/<job_id>/retry", retry_job, "jobs", {202: JobView}, (404, 409, 410)),
         Route("DELETE", "/api/jobs/<job_id>", delete_job, "jobs", {204: None}, (404,)),
     ]  # fmt: skip
 
@@ -80,6 +81,17 @@ def cancel_job(path: JobPath) -> Response:
     if job.status.ended:
         raise ConflictError()
     return answer(job_view(job), 202, {"Location": job_url(job.id), "Retry-After": "1"})
+
+
+def retry_job(path: JobPath) -> Response:
+    """Run a job again.
+
+    Same id, next attempt; its former result is dropped. 409 unless it failed, expired or was canceled.
+    """
+    house = services()
+    job, hints = house.store.retry(JobRef(caller().tenant, path.job_id))
+    house.hints.send(hints)
+    return answer(job_view(job), 202, {"Location": job_url(job.id), "Retry-After": retry_after(job.eta_ms)})
 
 
 def delete_job(path: JobPath) -> Response:

@@ -42,7 +42,9 @@ def create_key(body: KeyRequest) -> Response:
             tenant=body.tenant,
             name=body.name,
             scopes=frozenset(body.scopes),
+            weight=body.weight,
             requests_per_minute=body.requests_per_minute,
+            tokens_per_day=body.tokens_per_day,
             max_queued=body.max_queued,
         )
     )

@@ -8,6 +8,7 @@ from shared.schemas.answers import (
     BatchView,
     ChoiceView,
     Counts,
+    DeadLetterView,
     ErrorBody,
     ErrorDetail,
     FailureView,
@@ -22,18 +23,27 @@ from shared.schemas.answers import (
     ModeView,
     NewKeyView,
     Page,
+    PurgedView,
+    QueueView,
+    RequeueLinks,
     TurnView,
+    UsageReport,
+    UsageRowView,
     UsageView,
+    WorkerView,
 )
 from shared.schemas.queries import (
     BatchPath,
     ConditionalHeader,
+    DeadLetterPath,
     JobPath,
     JobsQuery,
     KeyPath,
     NoQuery,
     PageQuery,
     PreferHeader,
+    QueuePath,
+    UsageQuery,
     UserPath,
     WaitQuery,
 )
@@ -42,8 +52,8 @@ from shared.schemas.text import Answer, iso, milliseconds
 
 __all__ = [
     "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchPath", "BatchRequest", "BatchView",
-    "ChoiceView", "ConditionalHeader", "Counts", "ErrorBody", "ErrorDetail", "FailureView", "GenerateRequest", "Health",
+    "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
-    "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "TurnView",
-    "UsageView", "UserPath", "WaitQuery", "Wire", "bounded", "iso", "milliseconds",
+    "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
+    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerView", "bounded", "iso", "milliseconds",
 ]  # fmt: skip

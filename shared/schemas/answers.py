@@ -6,7 +6,7 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from shared.schemas.text import Answer, Timestamp
+from shared.schemas.text import Answer, Date, Timestamp
 
 T = TypeVar("T", bound=Answer)
 
@@ -230,7 +230,9 @@ class KeyView(Answer):
     scopes: list[str]
     prefix: str
     created_at: Timestamp
+    weight: int
     requests_per_minute: int | None
+    tokens_per_day: int | None
     max_queued: int | None
 
 
@@ -238,6 +240,76 @@ class NewKeyView(KeyView):
     """A key with its secret, which is shown this once."""
 
     key: str
+
+
+class QueueView(Answer):
+    """A model's queue. ``length``: jobs that wait. ``workers``, ``slots``: of the ready ones."""
+
+    model: str
+    length: int
+    paused: bool
+    workers: int
+    slots: int
+
+
+class PurgedView(Answer):
+    """How many waiting jobs a purge canceled."""
+
+    model: str
+    canceled: int
+
+
+class WorkerView(Answer):
+    """A worker with a live lease. ``jobs``: how many it runs now."""
+
+    id: str
+    model: str
+    state: Literal["ready", "draining"]
+    slots: int
+    jobs: int
+    host: str
+    pid: int
+    engine: str
+    device: str
+
+
+class RequeueLinks(Answer):
+    """Where to go on with a dead letter."""
+
+    requeue: str
+
+
+class DeadLetterView(Answer):
+    """A job whose worker died each time that it ran. Its prompt is its tenant's and is not shown."""
+
+    tenant: str
+    id: str
+    model: str
+    convicted_at: Timestamp
+    created_at: Timestamp
+    attempt: int
+    error: FailureView | None
+    urls: RequeueLinks
+
+
+class UsageRowView(Answer):
+    """What was used. ``day``, ``key_id`` and ``model`` are null where it is not grouped by them."""
+
+    day: Date | None
+    key_id: str | None
+    model: str | None
+    jobs: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class UsageReport(Answer):
+    """What the tenant's jobs used, from the first to the last day (UTC)."""
+
+    first_day: Date
+    last_day: Date
+    data: list[UsageRowView]
 
 
 class Health(Answer):

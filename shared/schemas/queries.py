@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.schemas.text import (
     CURSOR,
+    QUEUE,
+    TENANT,
     JobId,
     ModelName,
     ModeName,
@@ -16,6 +18,8 @@ from shared.schemas.text import (
     UserId,
     in_digits,
 )
+
+GROUP_BY = r"^(none|(key|model|day)(,(key|model|day)){0,2})$"
 
 
 class Parameters(BaseModel):
@@ -91,6 +95,26 @@ class BatchPath(Parameters):
 
 class KeyPath(Parameters):
     key_id: JobId
+
+
+class QueuePath(Parameters):
+    model: Annotated[str, Field(min_length=1, max_length=256, pattern=QUEUE)]
+
+
+class DeadLetterPath(Parameters):
+    tenant: Annotated[str, Field(min_length=1, max_length=64, pattern=TENANT)]
+    job_id: JobId
+
+
+class UsageQuery(Parameters):
+    """What to add up."""
+
+    group_by: Annotated[str, Field(pattern=GROUP_BY)] = Field(
+        "day", description="Some of `key`, `model`, `day`, comma-separated; `none` is the sum alone."
+    )
+    days: Annotated[int, Field(ge=1, le=90), in_digits(1, 90)] = Field(
+        30, description="How many days, up to today (UTC)."
+    )
 
 
 class UserPath(Parameters):

@@ -52,6 +52,12 @@ class Options(Strict):
     stop: Stop = Field(default_factory=list, description="Up to 4 texts that end the answer; they are not part of it.")
     n: int = Field(1, ge=1, le=4, description="Completions of the prompt.")
     priority: Literal["low", "normal", "high"] = Field("normal", description="Waiting high jobs go before normal ones.")
+    queue_timeout_s: int | None = Field(
+        None, ge=1, le=86_400, description="Seconds that it may wait; then it is expired. Default: without end."
+    )
+    execution_timeout_s: int | None = Field(
+        None, ge=1, le=86_400, description="Seconds that it may run; then it is expired, and keeps what it has."
+    )
     result_ttl_s: int | None = Field(None, ge=1, description="Seconds that the finished job is kept.")
     cache: bool = Field(True, description="May a stored result that must be the same be served instead?")
     metadata: dict[MetadataKey, MetadataValue] = Field(
@@ -117,7 +123,13 @@ class KeyRequest(Strict):
     tenant: str = Field(min_length=1, max_length=64, pattern=TENANT, description="Whose jobs the key sees and makes.")
     name: Text = Field("", max_length=128, description="For people.")
     scopes: list[Scope] = Field(["generate"], min_length=1, max_length=2, description="What the key may do.")
+    weight: int = Field(
+        1, ge=1, le=1000, description="The tenant's share of the workers beside other tenants that wait."
+    )
     requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Default: the deployment's limit.")
+    tokens_per_day: int | None = Field(
+        None, ge=1, le=10**12, description="Prompt and output tokens a day (UTC). Default: no limit."
+    )
     max_queued: int | None = Field(
         None, ge=1, le=10_000_000, description="Jobs waiting. Default: the deployment's cap."
     )

@@ -15,6 +15,9 @@ ANY_TEXT = r"^[^\x00]*$"
 USER_ID = r"^[^\x00-\x20\x7f-\x9f./\u2028\u2029][^\x00-\x1f\x7f-\x9f/\u2028\u2029]*$"
 """Printable, without ``/``, and not starting with a space or a dot: clients fold ``/history/..`` away before sending."""
 
+QUEUE = r"^[^\x00-\x20\x7f-\x9f./\u2028\u2029][^\x00-\x1f\x7f-\x9f/\u2028\u2029]*(/[^\x00-\x20\x7f-\x9f./\u2028\u2029][^\x00-\x1f\x7f-\x9f/\u2028\u2029]*)*$"
+"""A model's name as a part of a path: what is between its slashes follows the rule of user ids."""
+
 JOB_ID = r"^[A-Za-z0-9_-]+$"
 TENANT = r"^[a-z0-9_-]+$"
 CURSOR = r"^[0-9]{1,15}$"
@@ -29,6 +32,9 @@ StopString = Annotated[str, Field(min_length=1, max_length=64, pattern=ANY_TEXT)
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64, pattern=ANY_TEXT)]
 MetadataValue = Annotated[str, Field(max_length=512, pattern=ANY_TEXT)]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-22T12:00:00.000Z"])]
+
+
+Date = Annotated[str, Field(json_schema_extra={"format": "date"}, examples=["2026-11-22"])]
 
 
 class Strict(BaseModel):

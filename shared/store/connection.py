@@ -3,13 +3,21 @@ within seconds and never a request that hangs with it."""
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from shared.errors import ConfigurationError, StoreUnavailableError
 from shared.settings import Settings
+from shared.store.scripts import guarded
 
 Client = redis.Redis
+
+START_PATIENCE_S = 10.0
+"""How long a process that starts together with its Redis waits for it."""
 
 
 def connect(settings: Settings, *, max_connections: int = 100, timeout_s: float | None = None) -> Client:
@@ -29,6 +37,38 @@ def connect(settings: Settings, *, max_connections: int = 100, timeout_s: float 
         max_connections=max_connections,
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
     )
+
+
+def require_server(client: Client, *, patience_s: float = START_PATIENCE_S) -> None:
+    """Wait for the server, and see that it keeps what it is given.
+
+    Raises: ConfigurationError, saying what to do: nobody answers within ``patience_s``, or memory is bounded and the server
+    would rather throw records away than refuse new ones.
+    """
+    memory = _memory_of(client, time.monotonic() + patience_s)
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if int(memory.get("maxmemory", 0)) > 0 and policy != "noeviction":
+        raise ConfigurationError(
+            f"Redis at {_place(client)} evicts keys when its memory is full (maxmemory-policy {policy}): accepted jobs "
+            "would vanish. Run `redis-cli CONFIG SET maxmemory-policy noeviction`, and set it in redis.conf too."
+        )
+
+
+def _memory_of(client: Client, deadline: float) -> dict[str, Any]:
+    while True:
+        try:
+            return dict(guarded(lambda: client.info("memory")))
+        except StoreUnavailableError as error:
+            if time.monotonic() > deadline:
+                message = f"No Redis answers at {_place(client)}: start one, or set REDIS_URL to where it is."
+                raise ConfigurationError(message) from error
+            time.sleep(0.2)
+
+
+def _place(client: Client) -> str:
+    """Where the server should be, without the password that its URL may hold."""
+    where = client.connection_pool.connection_kwargs
+    return str(where.get("path") or f"{where.get('host')}:{where.get('port')}")
 
 
 def key_prefix(settings: Settings) -> str:

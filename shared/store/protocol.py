@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A waiting job that its model's workers are to be told of. ``again``: its first hint seems lost, so this one goes
+    ahead of others."""
+
+    ref: JobRef
+    model: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +87,20 @@ class Submission:
     idempotency: Idempotency | None = None
     rate_limit: RateLimit | None = None
     max_queued: int | None = None
+    max_waiting: int | None = None
+    tokens_per_day: int | None = None
+    weight: int = 1
     chosen_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to a submit.
+    """The answer to a submit. ``hints`` are to be sent now; they may name other tenants' jobs, and not this one's.
 
     ids, positions and etas_ms are in the order of the submission. created: False where nothing new was made (a replayed
     Idempotency-Key, or the same payload under the same chosen id). response: the stored answer of a replay, where the
-    first request stored one with ``complete_idempotent``.
+    first request stored one with ``complete_idempotent``. rate, tokens: what is left of the key's requests and of its tokens
+    of the day, where it has such a limit.
     """
 
     ids: tuple[str, ...]
@@ -97,6 +112,8 @@ class Receipt:
     replayed: bool = False
     response: str | None = None
     rate: RateState | None = None
+    tokens: RateState | None = None
+    hints: tuple[Hint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,34 @@ class Finished(StrEnum):
 
     ACCEPTED = "accepted"  # also when the same attempt says the same end again
     FENCED = "fenced"  # another attempt owns the job, it ended otherwise, or it was deleted: this result is dropped
+
+
+class Stop(StrEnum):
+    """Why a worker must stop a job that it runs."""
+
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    LOST = "lost"  # deleted, or not its own any more: whatever it says will be fenced
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What a pass put right. ``reaped``: workers whose lease ran out; their jobs wait again, or were convicted."""
+
+    hints: tuple[Hint, ...]
+    reaped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Times of the reconciler. ``grace_s``: how long a hint may be on its way. ``age_s``: after so long in a class a job
+    goes up one. ``most_crashes``: a job whose worker died so often is convicted. ``pause_s``: between two passes, whoever makes
+    them."""
+
+    grace_s: float = 2.0
+    age_s: float = 300.0
+    most_crashes: int = 4
+    pause_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +222,34 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Who is there: the workers with a live lease, the models announced lately (name → info), and jobs waiting by
-    model."""
+    """Who is there: the workers with a live lease, the models announced lately (name → info), jobs waiting by model, the
+    paused models, and jobs that run by worker."""
 
     workers: tuple[WorkerInfo, ...]
     models: dict[str, ModelInfo]
     queue_lengths: dict[str, int]
+    paused: frozenset[str] = frozenset()
+    jobs: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that was convicted: its worker died each time that it ran."""
+
+    job: Job
+    convicted_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What one key used of one model on one day (UTC)."""
+
+    day: date
+    key_id: str
+    model: str
+    jobs: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class JobStore(Protocol):
@@ -193,7 +260,7 @@ class JobStore(Protocol):
         """Admit jobs; one round trip.
 
         Raises: AuthenticationError (the key was revoked), IdempotencyKeyReusedError, IdempotencyInProgressError,
-        JobExistsError, RateLimitedError, QueueLimitError, QueueFullError. Then nothing was written but the rate count.
+        JobExistsError, GoneError, RateLimitedError, QueueLimitError, QueueFullError. Then nothing was written but the rate count.
         """
         ...
 
@@ -216,6 +283,13 @@ class JobStore(Protocol):
         """
         ...
 
+    def retry(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
+        """An ended job that did not succeed waits again, under the same id.
+
+        Raises: NotFoundError, GoneError, JobNotRetryableError.
+        """
+        ...
+
     def delete(self, ref: JobRef) -> None:
         """Everything of the job is gone, its cache entry and its turn of the history too; a running one is also
         stopped. Raises: NotFoundError."""
@@ -235,29 +309,62 @@ class JobStore(Protocol):
 
     # --- the worker's side
     def claim(self, ref: JobRef, worker: str, token: str) -> Claim | None:
-        """Make a waiting job this worker's; None where it is not waiting any more. The same token again returns the
-        same claim, so that a command whose answer was lost can be repeated."""
+        """Make a waiting job this worker's; None where it is not waiting any more, where the worker has no lease, or where
+        the job was aboard crashes and this worker runs its share of such. The same token again returns the same claim, so
+        that a command whose answer was lost can be repeated."""
         ...
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> Finished:
+    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
         """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job."""
         ...
 
-    def release(self, ref: JobRef, worker: str, attempt: int) -> bool:
-        """Hand a running job back to the queue, if this attempt owns it. Counts as no attempt."""
+    def release(self, ref: JobRef, worker: str, attempt: int) -> tuple[Hint, ...] | None:
+        """Hand a running job back to its place in the queue. None where this attempt does not own it. No crash is
+        counted."""
         ...
 
     def cached(self, tenant: str, cache_key: str) -> tuple[tuple[Choice, ...], Usage] | None:
         """A result of this tenant that must be the same, or None."""
         ...
 
-    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> frozenset[JobRef]:
-        """Renew the worker's lease; returns those of its running jobs (with their attempts) that it must stop:
-        canceled, deleted, or no longer its own."""
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> dict[JobRef, Stop]:
+        """Renew the worker's lease; returns those of its running jobs (with their attempts) that it must stop, and
+        why."""
         ...
 
-    def depart(self, worker: str) -> None:
-        """Take the worker off the list (a clean exit)."""
+    def depart(self, worker: str) -> tuple[Hint, ...]:
+        """Take the worker off the list (a clean exit); what it still ran waits again."""
+        ...
+
+    def reconcile(self, patience: Patience) -> Reconciled:
+        """Put right what nobody else will: gone workers, lost hints, deadlines, age, room in the window. Anybody may call
+        it at any time; passes do not overlap."""
+        ...
+
+    def pause(self, model: str) -> None:
+        """Send no more of this model's jobs to workers; submits go on."""
+        ...
+
+    def resume(self, model: str) -> tuple[Hint, ...]:
+        """The opposite."""
+        ...
+
+    def purge(self, model: str) -> int:
+        """Cancel every job of this model that waits; returns how many."""
+        ...
+
+    def dead_letters(self, cursor: str | None, limit: int) -> Page[DeadLetter]:
+        """Convicted jobs of all tenants that are still kept, newest first. One that is convicted or requeued between two
+        pages shifts what follows by a place. Raises: InvalidCursorError."""
+        ...
+
+    def requeue(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
+        """A convicted job waits again; its crashes are forgotten. Raises: NotFoundError (it is not a dead letter)."""
+        ...
+
+    def usage(self, tenant: str, first: date, last: date) -> tuple[UsageRow, ...]:
+        """What a tenant's jobs used from the first to the last day (UTC), oldest day first. Kept for 90 days. What ran
+        counts, also where it was canceled or expired; what came from the cache counts as a job without tokens."""
         ...
 
     def put_tokenizer(self, digest: str, content: bytes) -> None: ...

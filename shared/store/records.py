@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 from shared.errors import InvalidCursorError, RateLimitedError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
-from shared.store.protocol import ModelInfo, Submission, WorkerInfo
+from shared.store.protocol import ModelInfo, Submission, UsageRow, WorkerInfo
 
 
 def dumps(value: Any) -> str:
@@ -90,6 +91,17 @@ def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = ()
         eta_ms=int(place[1]) if place else None,
         history=turns_until(turns(history), job_id),
     )
+
+
+def usage_rows(day: date, fields: Mapping[str, str]) -> Iterator[UsageRow]:
+    """The rows of a day, from a hash of ``KEY|MODEL|field`` (a model's name may hold ``|``)."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for name, value in fields.items():
+        key_id, _, rest = name.partition("|")
+        model, _, field = rest.rpartition("|")
+        found.setdefault((key_id, model), {})[field] = int(value)
+    for (key_id, model), counts in sorted(found.items()):
+        yield UsageRow(day, key_id, model, **counts)
 
 
 def worker_json(worker: WorkerInfo) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import date, timedelta
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from shared.errors import (
@@ -16,30 +19,42 @@ from shared.errors import (
     IdempotencyKeyReusedError,
     JobAlreadyFinishedError,
     JobExistsError,
+    JobNotRetryableError,
     NotFoundError,
+    QueueFullError,
     QueueLimitError,
+    RateLimitedError,
+    SmartTextGenError,
 )
-from shared.job import PRIORITY_RANK, Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
+from shared.job import PRIORITY_RANK, Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
 from shared.store import records
 from shared.store.connection import Client
 from shared.store.protocol import (
     Batch,
     Claim,
+    DeadLetter,
     Finished,
     Fleet,
+    Hint,
     Idempotency,
     JobFilter,
     ModelInfo,
     NewJob,
     Page,
+    Patience,
     RateState,
     Receipt,
+    Reconciled,
+    Stop,
     Submission,
+    UsageRow,
     WorkerInfo,
 )
 from shared.store.retention import Retention
 from shared.store.scripts import Scripts, guarded
 
+EPOCH = date(1970, 1, 1)
+PURGE_BATCH = 500
 SCAN_LIMIT = 2_000
 """Records that one page of a list may look at: bounds the time that a rare filter holds the server."""
 
@@ -47,11 +62,13 @@ SCAN_LIMIT = 2_000
 class RedisStore:
     """The real ``JobStore``. Thread-safe."""
 
-    def __init__(self, client: Client, prefix: str, retention: Retention | None = None) -> None:
+    def __init__(
+        self, client: Client, prefix: str, retention: Retention | None = None, *, script_flags: bool = True
+    ) -> None:
         self._client = client
         self._prefix = prefix
         self._retention = retention or Retention()
-        self._scripts = Scripts(client, prefix)
+        self._scripts = Scripts(client, prefix, flags=script_flags)
 
     # --- the client's side
 
@@ -70,6 +87,9 @@ class RedisStore:
                 "batch_ttl_ms": submission.batch_ttl_s * 1000,
                 "tomb_ms": self._retention.tombstone_ttl_s * 1000,
                 "max_queued": submission.max_queued,
+                "max_waiting": submission.max_waiting,
+                "tokens_per_day": submission.tokens_per_day,
+                "weight": submission.weight,
                 "chosen": submission.chosen_id or None,
                 "rate": asdict(submission.rate_limit) if submission.rate_limit else None,
                 "idem": _idempotency_arguments(submission.idempotency) if submission.idempotency else None,
@@ -89,7 +109,10 @@ class RedisStore:
                 "user_id": new.spec.user_id,
                 "custom_id": new.custom_id,
                 "rank": PRIORITY_RANK[new.spec.priority],
+                "cost": expected_cost(new.spec),
                 "ttl_ms": ttl_s * 1000,
+                "queue_ms": new.spec.queue_timeout_s and new.spec.queue_timeout_s * 1000,
+                "run_ms": new.spec.execution_timeout_s and new.spec.execution_timeout_s * 1000,
             }
         )
 
@@ -115,6 +138,10 @@ class RedisStore:
 
     def cancel(self, ref: JobRef) -> Job:
         return _one(ref, self._scripts.run("cancel", ref.tenant, ref.id))
+
+    def retry(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
+        answer = self._scripts.run("retry", ref.tenant, ref.id)
+        return _one(ref, answer[:4]), _hints(answer[4])
 
     def delete(self, ref: JobRef) -> None:
         if not self._scripts.run("delete", ref.tenant, ref.id):
@@ -144,7 +171,7 @@ class RedisStore:
         flat, turns = answer
         return Claim(records.job(ref.tenant, ref.id, flat), records.turns(turns))
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> Finished:
+    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
         cacheable = outcome.cache_key and outcome.status is JobStatus.SUCCEEDED and self._retention.cache_ttl_s
         arguments = records.without_none(
             {
@@ -160,14 +187,18 @@ class RedisStore:
                 "cache_key": outcome.cache_key if cacheable else None,
                 "cache_value": records.outcome_json(outcome) if cacheable and not outcome.cached else None,
                 "cache_ttl_ms": self._retention.cache_ttl_s * 1000,
+                "prompt_tokens": 0 if outcome.cached else outcome.usage.prompt_tokens,
+                "completion_tokens": 0 if outcome.cached else outcome.usage.completion_tokens,
                 "max_turns": self._retention.history_max_turns,
                 "history_ttl_ms": self._retention.history_ttl_s * 1000,
             }
         )
-        return Finished(self._scripts.run("finish", records.dumps(arguments)))
+        verdict, *hints = self._scripts.run("finish", records.dumps(arguments))
+        return Finished(verdict), _hints(hints[0] if hints else [])
 
-    def release(self, ref: JobRef, worker: str, attempt: int) -> bool:
-        return bool(self._scripts.run("release", ref.tenant, ref.id, worker, attempt))
+    def release(self, ref: JobRef, worker: str, attempt: int) -> tuple[Hint, ...] | None:
+        owned, *hints = self._scripts.run("release", ref.tenant, ref.id, worker, attempt)
+        return _hints(hints[0]) if owned else None
 
     def cached(self, tenant: str, cache_key: str) -> tuple[tuple[Choice, ...], Usage] | None:
         text = guarded(lambda: self._client.get(f"{self._prefix}cache:{tenant}:{cache_key}"))
@@ -176,7 +207,7 @@ class RedisStore:
         choices, usage, _ = records.parse_result(text)
         return choices, usage
 
-    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> frozenset[JobRef]:
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> dict[JobRef, Stop]:
         arguments = {
             "id": worker.id,
             "info": records.worker_json(worker),
@@ -186,10 +217,56 @@ class RedisStore:
             "lease_ms": int(self._retention.worker_lease_s * 1000),
             "running": [[ref.tenant, ref.id, attempt] for ref, attempt in running],
         }
-        return frozenset(JobRef.parse(text) for text in self._scripts.run("beat", records.dumps(arguments)))
+        return {JobRef.parse(name): Stop(why) for name, why in self._scripts.run("beat", records.dumps(arguments))}
 
-    def depart(self, worker: str) -> None:
-        self._scripts.run("depart", worker)
+    def depart(self, worker: str) -> tuple[Hint, ...]:
+        return _hints(self._scripts.run("depart", worker))
+
+    def reconcile(self, patience: Patience) -> Reconciled:
+        hints, again, reaped = self._scripts.run(
+            "reconcile",
+            int(self._retention.worker_lease_s * 1000),
+            int(patience.grace_s * 1000),
+            int(patience.age_s * 1000),
+            patience.most_crashes,
+            int(patience.pause_s * 1000),
+        )
+        return Reconciled((*_hints(again, again=True), *_hints(hints)), tuple(reaped))
+
+    def pause(self, model: str) -> None:
+        self._scripts.run("queue", "pause", model, 0)
+
+    def resume(self, model: str) -> tuple[Hint, ...]:
+        return _hints(self._scripts.run("queue", "resume", model, 0)[1])
+
+    def purge(self, model: str) -> int:
+        total = 0
+        while True:
+            count = int(self._scripts.run("queue", "purge", model, PURGE_BATCH)[0])
+            total += count
+            if count < PURGE_BATCH:
+                return total
+
+    def dead_letters(self, cursor: str | None, limit: int) -> Page[DeadLetter]:
+        skip = records.parse_cursor(cursor) or 0
+        rows = self._scripts.run("dead", skip, limit)
+        letters = []
+        for member, convicted_at, flat in rows[:limit]:
+            ref = JobRef.parse(member)
+            letters.append(DeadLetter(records.job(ref.tenant, ref.id, flat), int(float(convicted_at))))
+        return Page(tuple(letters), records.cursor(skip + limit) if len(rows) > limit else None)
+
+    def requeue(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
+        answer = self._scripts.run("retry", ref.tenant, ref.id, "dead")
+        return _one(ref, answer[:4]), _hints(answer[4])
+
+    def usage(self, tenant: str, first: date, last: date) -> tuple[UsageRow, ...]:
+        days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+        pipeline = self._client.pipeline(transaction=False)
+        for day in days:
+            pipeline.hgetall(f"{self._prefix}usage:{tenant}:{(day - EPOCH).days}")
+        answers = guarded(pipeline.execute)
+        return tuple(row for day, fields in zip(days, answers, strict=True) for row in records.usage_rows(day, fields))
 
     def put_tokenizer(self, digest: str, content: bytes) -> None:
         packed = base64.b85encode(zlib.compress(content)).decode()
@@ -202,11 +279,13 @@ class RedisStore:
     # --- everybody's
 
     def fleet(self) -> Fleet:
-        workers, models, lengths = self._scripts.run("fleet")
+        workers, models, lengths, paused, running = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
             models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
             queue_lengths={model: int(length) for model, length in records.pairs(lengths).items()},
+            paused=frozenset(paused),
+            jobs={worker: int(count) for worker, count in records.pairs(running).items()},
         )
 
     def ping(self) -> None:
@@ -229,6 +308,8 @@ def _one(ref: JobRef, answer: list[Any]) -> Job:
             return records.job(ref.tenant, ref.id, flat, place, turns)
         case ["gone"]:
             raise GoneError("This job's retention is over.")
+        case ["not_retryable"]:
+            raise JobNotRetryableError()
         case ["finished"]:
             raise JobAlreadyFinishedError()
         case _:
@@ -238,32 +319,63 @@ def _one(ref: JobRef, answer: list[Any]) -> Job:
 def _receipt(submission: Submission, answer: list[Any]) -> Receipt:
     """The answer of the submit script. Raises: what ``JobStore.submit`` raises."""
     match answer:
-        case ["ok", text, created, *window]:
-            return _parse_receipt(text, created=bool(created), rate=_rate(submission, window))
+        case ["ok", text, created, remaining, reset_s, hints, tokens_left, tokens_reset_s]:
+            window = submission.rate_limit.limit if submission.rate_limit else None
+            return _parse_receipt(
+                text,
+                created=bool(created),
+                rate=_rate(window, int(remaining), int(reset_s)),
+                tokens=_rate(submission.tokens_per_day, int(tokens_left), int(tokens_reset_s)),
+                hints=_hints(hints),
+            )
+        case ["ok", text, created]:
+            return _parse_receipt(text, created=bool(created))
         case ["replayed", text, *response]:
             return _parse_receipt(text, created=False, replayed=True, response=response[0] if response else None)
-        case ["revoked"]:
-            raise AuthenticationError()
-        case ["idempotency_key_reused"]:
-            raise IdempotencyKeyReusedError()
-        case ["idempotency_in_progress"]:
-            raise IdempotencyInProgressError()
-        case ["job_exists"]:
-            raise JobExistsError()
-        case ["gone"]:
-            raise GoneError("This job's retention is over.")
+        case _:
+            raise _refusal(submission, answer)
+
+
+_REFUSALS: Mapping[str, Callable[[], SmartTextGenError]] = MappingProxyType(
+    {
+        "revoked": AuthenticationError,
+        "idempotency_key_reused": IdempotencyKeyReusedError,
+        "idempotency_in_progress": IdempotencyInProgressError,
+        "job_exists": JobExistsError,
+        "gone": partial(GoneError, "This job's retention is over."),
+        "queue_full": QueueFullError,
+    }
+)
+
+
+def _refusal(submission: Submission, answer: list[Any]) -> SmartTextGenError:
+    """The error that the submit script answered with."""
+    match answer:
         case ["rate_limited", remaining, reset_s]:
-            raise records.rate_limited(submission, remaining=int(remaining), reset_s=int(reset_s))
+            return records.rate_limited(submission, remaining=int(remaining), reset_s=int(reset_s))
+        case ["tokens_limited", _, reset_s]:
+            message = f"This key's {submission.tokens_per_day} tokens of today are used up."
+            return RateLimitedError(message, retry_after_s=int(reset_s))
         case ["queue_limit", *_]:
-            raise QueueLimitError(f"This key may have {submission.max_queued} jobs waiting.", retry_after_s=5)
+            return QueueLimitError(f"This key may have {submission.max_queued} jobs waiting.", retry_after_s=5)
+        case [name] if name in _REFUSALS:
+            return _REFUSALS[name]()
         case _:
             raise AssertionError(f"unknown answer of submit.lua: {answer[0]}")
 
 
-def _rate(submission: Submission, window: list[Any]) -> RateState | None:
-    if submission.rate_limit is None or not window or int(window[0]) < 0:
-        return None
-    return RateState(submission.rate_limit.limit, int(window[0]), int(window[1]))
+def _rate(limit: int | None, remaining: int, reset_s: int) -> RateState | None:
+    return None if limit is None or remaining < 0 else RateState(limit, remaining, reset_s)
+
+
+def _hints(rows: list[Any], *, again: bool = False) -> tuple[Hint, ...]:
+    return tuple(Hint(JobRef.parse(name), model, again) for name, model in rows)
+
+
+def expected_cost(spec: JobSpec) -> int:
+    """What a job is charged until its real tokens are known: prompt tokens once, at four bytes a token, and output tokens
+    twice (the weights of the VTC paper, section 4.1)."""
+    return len(spec.prompt.encode()) // 4 + 1 + 2 * spec.max_length * spec.n
 
 
 def _parse_receipt(text: str, **more: Any) -> Receipt:

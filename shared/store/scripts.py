@@ -12,27 +12,30 @@ from shared.errors import StoreUnavailableError
 
 OPERATIONS = (
     "submit", "complete", "get", "list", "cancel", "delete", "batch", "forget",
-    "claim", "finish", "release", "beat", "depart", "fleet",
+    "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead",
 )  # fmt: skip
+LIBRARY = ("prelude", "scheduler", "ending", "requeue", "fleet_slots")
+"""Functions that the operations share, in the order in which they build on each other."""
 
 
-def source(operation: str) -> str:
-    """The whole text of an operation's script. A ``#!lua`` line has to stay the first one."""
+def source(operation: str, *, flags: bool = True) -> str:
+    """The whole text of an operation's script. A ``#!lua`` line has to stay the first one; without ``flags`` it is left
+    out, for servers before Redis 7."""
     folder = resources.files("shared.store") / "lua"
-    prelude = (folder / "prelude.lua").read_text()
+    library = "\n".join((folder / f"{part}.lua").read_text() for part in LIBRARY)
     body = (folder / f"{operation}.lua").read_text()
     if body.startswith("#!"):
         shebang, body = body.split("\n", 1)
-        return f"{shebang}\n{prelude}\n{body}"
-    return f"{prelude}\n{body}"
+        return f"{shebang}\n{library}\n{body}" if flags else f"{library}\n{body}"
+    return f"{library}\n{body}"
 
 
 class Scripts:
     """The operations as callables of ``(*ARGV)`` on one server, under one key prefix."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, *, flags: bool = True) -> None:
         self._prefix = prefix
-        self._scripts = {name: client.register_script(source(name)) for name in OPERATIONS}
+        self._scripts = {name: client.register_script(source(name, flags=flags)) for name in OPERATIONS}
 
     def run(self, operation: str, *args: str | int) -> Any:
         """The script's answer. Raises: StoreUnavailableError."""

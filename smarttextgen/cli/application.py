@@ -21,9 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
-    ("Jobs", (jobs.submit, jobs.get, jobs.wait, jobs.cancel, jobs.jobs)),
+    ("Jobs", (jobs.submit, jobs.get, jobs.wait, jobs.cancel, jobs.retry, jobs.jobs)),
     ("Service", (service.history, service.modes, service.models, service.health)),
-    ("This machine", (stack.up, stack.demo)),
+    ("This machine", (stack.up, stack.demo, stack.reconcile)),
 )
 for panel, commands in COMMANDS:
     for command in commands:

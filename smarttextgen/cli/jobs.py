@@ -97,6 +97,13 @@ def cancel(job_id: JobId, url: UrlOption = None, api_key: KeyOption = None, as_j
     print_json(job) if as_json else typer.echo(job.status if job.ended else "stopping")
 
 
+def retry(job_id: JobId, url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Run a job again that failed, expired or was canceled, under the same id."""
+    with connected(url, api_key, as_json=as_json) as client:
+        job = client.retry(job_id)
+    print_json(job) if as_json else typer.echo(job.status)
+
+
 def jobs(
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, canceled, expired")] = None,
     mode: Annotated[str | None, typer.Option(help="Only this mode.")] = None,

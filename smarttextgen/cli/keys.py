@@ -26,7 +26,9 @@ def create(
     tenant: Annotated[str, typer.Option(help="Whose jobs the key sees.")],
     name: Annotated[str, typer.Option(help="What the key is for.")],
     scopes: Annotated[str, typer.Option(help="Comma-separated: generate, admin, …")] = "generate",
-    weight: Annotated[float | None, typer.Option(help="Share of the service beside other tenants.")] = None,
+    weight: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Share of the workers beside other tenants.")
+    ] = None,
     requests_per_minute: Annotated[int | None, typer.Option("--requests-per-minute", help="Limit.")] = None,
     tokens_per_day: Annotated[int | None, typer.Option("--tokens-per-day", help="Limit.")] = None,
     max_queued: Annotated[int | None, typer.Option("--max-queued", help="Most jobs waiting.")] = None,

@@ -1,4 +1,4 @@
-"""Commands that run a whole stack on this machine: up, demo.
+"""Commands that run a whole stack on this machine, or put one right: up, demo, reconcile.
 
 The launcher is imported within them: it takes Linux or macOS, while the other commands run anywhere and start faster.
 """
@@ -6,6 +6,7 @@ The launcher is imported within them: it takes Linux or macOS, while the other c
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 
 from smarttextgen.cli.connection import DataDirOption, data_dir
+from smarttextgen.cli.exits import ExitCode
 
 PortOption = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The API's port; 0: 8000 where it is free, else a free one.")
@@ -79,6 +81,25 @@ def demo(
         tour = Demo(console, as_json=as_json)
         code = run_stack(options, TerminalDisplay(console, brief=True), tour.run)
     _leave(code)
+
+
+def reconcile(
+    redis_url: Annotated[
+        str | None,
+        typer.Option("--redis-url", envvar="REDIS_URL", help="The server. Default: redis://127.0.0.1:6379/0."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")] = False,
+) -> None:
+    """Put a fleet right that has no worker up: jobs of workers that are gone wait again, what is too late expires.
+
+    Workers do this themselves. It takes a little longer than a worker's lease.
+    """
+    from smarttextgen.launcher.programs import module, python_environment  # noqa: PLC0415  see the module
+
+    given = {"REDIS_URL": redis_url} if redis_url else {}
+    argv = [*module("shared.reconcile"), *(["--json"] if as_json else [])]
+    done = subprocess.run(argv, env={**os.environ, **python_environment(), **given}, check=False)
+    _leave(ExitCode.NO_ACCESS if done.returncode else ExitCode.OK)
 
 
 def _leave(code: int) -> None:

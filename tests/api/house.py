@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask.testing import FlaskClient
@@ -14,13 +13,42 @@ from api.documents import DocumentedApp
 from api.fleet import FleetView
 from api.hints import RecordedHints
 from api.waiting import WaitingRoom
-from shared.job import Choice, JobRef, JobStatus, Outcome, Usage
-from shared.keys import MemoryKeyStore, NewKey
+from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.keys import NewKey, RedisKeyStore
 from shared.modes import load_modes
 from shared.settings import Settings, load_settings
 from shared.store.memory import MemoryStore
-from shared.store.protocol import ModelInfo, WorkerInfo
+from shared.store.protocol import Finished, Hint, ModelInfo, Receipt, Submission, WorkerInfo
 from shared.store.retention import Retention
+
+
+class WatchedStore(MemoryStore):
+    """The store in memory, which keeps what was taken in, and tells the room of ends as the listener does."""
+
+    def __init__(self, retention: Retention, room: WaitingRoom) -> None:
+        super().__init__(retention)
+        self._room = room
+        self.submitted: list[tuple[JobRef, JobSpec]] = []
+
+    def submit(self, submission: Submission) -> Receipt:
+        receipt = super().submit(submission)
+        if receipt.created:
+            self.submitted += [(JobRef(submission.tenant, job.id), job.spec) for job in submission.jobs]
+        return receipt
+
+    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
+        answer = super().finish(ref, worker, attempt, outcome)
+        self._room.tell(ref)
+        return answer
+
+    def cancel(self, ref: JobRef) -> Job:
+        job = super().cancel(ref)
+        self._room.tell(ref)
+        return job
+
+    def delete(self, ref: JobRef) -> None:
+        super().delete(ref)
+        self._room.tell(ref)
 
 
 @dataclass
@@ -29,14 +57,15 @@ class House:
 
     app: DocumentedApp
     settings: Settings
-    store: MemoryStore
-    keys: MemoryKeyStore
+    store: WatchedStore
+    keys: RedisKeyStore
     hints: RecordedHints
     room: WaitingRoom
     fleet: FleetView
     shop: str
     rival: str
     admin: str
+    model = ModelInfo("demo", "r1", "echo", "cpu", "float32", 1024)
 
     @property
     def client(self) -> FlaskClient:
@@ -56,35 +85,38 @@ class House:
 
     def run(self, job_id: str, output: str = "world", *, tenant: str = "shop") -> JobRef:
         """Claim and finish, as a worker does."""
+        return self.end(job_id, Outcome(JobStatus.SUCCEEDED, (Choice(0, output, "stop"),), Usage(3, 5)), tenant=tenant)
+
+    def end(self, job_id: str, outcome: Outcome, *, tenant: str = "shop") -> JobRef:
+        """Claim and finish with this outcome."""
         ref = self.claim(job_id, tenant=tenant)
-        outcome = Outcome(JobStatus.SUCCEEDED, (Choice(0, output, "stop"),), Usage(3, 5))
-        assert self.store.finish(ref, "w1", 1, outcome) == "accepted"
+        assert self.store.finish(ref, "w1", self.store.get(ref).attempt, outcome)[0] == "accepted"
         return ref
 
     def claim(self, job_id: str, *, tenant: str = "shop") -> JobRef:
         ref = JobRef(tenant, job_id)
+        # A draining worker has a lease, so it may claim; it has no slots, so nothing else changes.
+        self.store.beat(WorkerInfo("w1", self.model, 4, "draining"), ())
         assert self.store.claim(ref, "w1", "token") is not None
         return ref
 
     def announce(self, **more: Any) -> None:
         """A worker is there with a model."""
-        model = ModelInfo(
-            **{"name": "demo", "revision": "r1", "engine": "echo", "device": "cpu", "dtype": "float32",
-               "context_length": 1024, **more}
-        )  # fmt: skip
+        model = replace(self.model, **more)
         self.store.beat(WorkerInfo(f"w-{model.name}", model, 4), ())
         self.fleet.refresh()
 
     def written(self) -> Any:
         """Everything that is kept, to compare: refused requests leave no trace."""
-        return copy.deepcopy((self.store._state, self.keys._keys, self.hints.sent))
+        client = self.store.client
+        return {key: client.dump(key) for key in client.scan_iter()}, list(self.hints.sent)
 
 
 def build(**overrides: Any) -> House:
     settings = load_settings(**{"model_name": "demo", "max_wait_s": 5, **overrides})
-    keys = MemoryKeyStore()
     room = WaitingRoom(settings.api_max_waiters)
-    store = MemoryStore(Retention.of(settings), key_exists=keys.exists, on_ended=room.tell)
+    store = WatchedStore(Retention.of(settings), room)
+    keys = RedisKeyStore(store.client, store.prefix)
     fleet = FleetView(store, settings.public_model_name)
     hints = RecordedHints()
     modes = load_modes(settings.modes_file)

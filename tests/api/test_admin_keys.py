@@ -12,7 +12,9 @@ def _create(house: House, **fields):
 
 
 def test_a_key_is_shown_once(house: House) -> None:
-    response = _create(house, name="backend", scopes=["generate", "admin"], requests_per_minute=5, max_queued=6)
+    response = _create(
+        house, name="backend", scopes=["generate", "admin"], requests_per_minute=5, max_queued=6, weight=3
+    )
     body = response.json
     assert response.status_code == 201
     assert response.headers["Cache-Control"] == "no-store"
@@ -26,14 +28,17 @@ def test_a_key_is_shown_once(house: House) -> None:
         "created_at",
         "requests_per_minute",
         "max_queued",
+        "tokens_per_day",
+        "weight",
     }
     assert body["key"].startswith(body["prefix"])
     assert (body["scopes"], body["requests_per_minute"], body["max_queued"]) == (["admin", "generate"], 5, 6)
+    assert (body["weight"], body["tokens_per_day"]) == (3, None)
     listed = house.call("GET", "/api/admin/keys", headers={"X-API-Key": body["key"]})
     assert body["key"] not in listed.text
     assert listed.json["data"][0]["id"] == body["id"], "newest first"
     assert len(listed.json["data"]) == 4
-    assert body["key"] not in repr(house.keys._keys)
+    assert body["key"] not in repr(house.written())
 
 
 def test_the_least_that_makes_a_key(house: House) -> None:
@@ -49,8 +54,8 @@ def test_the_least_that_makes_a_key(house: House) -> None:
         ("name", None, "name"), ("scopes", [], "scopes"), ("scopes", ["root"], "scopes.0"), ("scopes", "admin", "scopes"),
         ("scopes", ["admin"] * 3, "scopes"), ("requests_per_minute", 0, "requests_per_minute"),
         ("requests_per_minute", "5", "requests_per_minute"), ("max_queued", -1, "max_queued"),
-        # not enforced yet, and so refused and not ignored
-        ("tokens_per_day", 5, "tokens_per_day"), ("weight", 2, "weight"), ("key", "mine", "key"),
+        ("tokens_per_day", 0, "tokens_per_day"), ("weight", 0, "weight"), ("weight", 1001, "weight"),
+        ("weight", 1.5, "weight"), ("key", "mine", "key"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named(shared_house: House, field: str, value: object, param: str) -> None:

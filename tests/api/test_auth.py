@@ -6,7 +6,8 @@ import pytest
 
 from api.identity import KeyMemory
 from shared.errors import StoreUnavailableError
-from shared.keys import MemoryKeyStore, NewKey
+from shared.keys import NewKey, RedisKeyStore
+from shared.store.memory import MemoryStore
 from tests.api.house import House, build, error_of
 
 PROTECTED = [
@@ -14,7 +15,10 @@ PROTECTED = [
     ("GET", "/api/jobs"), ("POST", "/api/jobs/a/cancel"), ("DELETE", "/api/jobs/a"), ("GET", "/api/batches/a"),
     ("GET", "/api/history/a"), ("DELETE", "/api/history/a"), ("GET", "/api/modes"), ("GET", "/api/models"),
     ("POST", "/api/admin/keys"), ("GET", "/api/admin/keys"), ("DELETE", "/api/admin/keys/a"),
-    ("POST", "/api/admin/keys/a/rotate"),
+    ("POST", "/api/admin/keys/a/rotate"), ("POST", "/api/jobs/a/retry"), ("GET", "/api/usage"),
+    ("GET", "/api/admin/queues"), ("POST", "/api/admin/queues/a/pause"), ("POST", "/api/admin/queues/a/resume"),
+    ("POST", "/api/admin/queues/a/purge"), ("GET", "/api/admin/workers"), ("GET", "/api/admin/dead_letters"),
+    ("POST", "/api/admin/dead_letters/a/a/requeue"),
 ]  # fmt: skip
 
 
@@ -89,9 +93,10 @@ def test_an_outage_is_no_401(house: House) -> None:
     assert response.headers["Retry-After"]
 
 
-class CountingKeys(MemoryKeyStore):
+class CountingKeys(RedisKeyStore):
     def __init__(self) -> None:
-        super().__init__()
+        store = MemoryStore()
+        super().__init__(store.client, store.prefix)
         self.asked = 0
 
     def find(self, secret: str):

@@ -37,11 +37,12 @@ FIELDS: list[tuple[str, Any]] = [
     ("n", 0), ("n", 5), ("n", "1"), ("n", None), ("n", 1.5),
     ("priority", "urgent"), ("priority", 1), ("priority", None), ("priority", "High"),
     ("result_ttl_s", 0), ("result_ttl_s", 7 * 86_400 + 1), ("result_ttl_s", "60"), ("result_ttl_s", 1.5),
+    ("queue_timeout_s", 0), ("queue_timeout_s", 86_401), ("queue_timeout_s", "5"), ("queue_timeout_s", 1.5),
+    ("execution_timeout_s", 0), ("execution_timeout_s", 86_401), ("execution_timeout_s", True), ("execution_timeout_s", -1),
     ("cache", "yes"), ("cache", 1), ("cache", None),
     ("metadata", []), ("metadata", None), ("metadata", "a"), ("metadata", {f"k{i}": "v" for i in range(17)}),
     # not there yet, and so refused and not ignored
-    ("webhook", "https://example.com"), ("webhook_events_filter", []), ("queue_timeout_s", 5),
-    ("execution_timeout_s", 5), ("stream", False), ("max_tokens", 5),
+    ("webhook", "https://example.com"), ("webhook_events_filter", []), ("stream", False), ("max_tokens", 5),
 ]  # fmt: skip
 
 # fields inside others: (field, value, the path that must be named)
@@ -262,6 +263,9 @@ def test_a_prompt_that_does_not_fit_the_context_is_refused() -> None:
         ("GET", "/api/history/" + "x" * 129, "user_id"),
         ("GET", "/api/modes?x=1", "x"),
         ("POST", "/api/jobs/job_1/cancel?x=1", "x"),
+        ("POST", "/api/jobs/job.1/retry", "job_id"),
+        ("POST", "/api/jobs/job_1/retry?x=1", "x"),
+        ("GET", "/api/usage?group_by=user", "group_by"),
     ],
 )
 def test_a_wrong_parameter_is_named(house: House, method: str, path: str, param: str) -> None:
@@ -319,4 +323,4 @@ def test_an_integer_may_be_written_with_a_point(house: House) -> None:
     """JSON Schema knows no integers beside numbers, and the document is JSON Schema."""
     response = _send(house, b'{"prompt": "a", "max_length": 100.0, "temperature": 1}')
     assert response.status_code == 202
-    assert house.hints.sent[-1][1].max_length == 100
+    assert house.store.submitted[-1][1].max_length == 100

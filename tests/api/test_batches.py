@@ -22,13 +22,13 @@ def test_a_batch_is_accepted(house: House) -> None:
     assert (body["counts"]["total"], body["counts"]["queued"]) == (3, 3)
     assert response.headers["Location"] == f"/api/batches/{body['id']}" == body["urls"]["self"]
     assert response.headers["Retry-After"]
-    assert [spec.prompt for _, spec in house.hints.sent] == ["a", "b", "c"]
-    assert {spec.max_length for _, spec in house.hints.sent} == {20}
+    assert [spec.prompt for _, spec in house.store.submitted] == ["a", "b", "c"]
+    assert {spec.max_length for _, spec in house.store.submitted} == {20}
 
 
 def test_a_completed_batch_has_its_lists_in_order(house: House) -> None:
     batch_id = _submit(house, {"prompts": ["a", "b", "c"], "user_id": "ann"}).json["id"]
-    ids = [ref.id for ref, _ in house.hints.sent]
+    ids = [ref.id for ref, _ in house.store.submitted]
     path = f"/api/batches/{batch_id}"
     house.run(ids[2], "C")
     running = house.call("GET", path)
@@ -53,7 +53,7 @@ def test_requests_have_their_own_options_over_the_common_ones(house: House) -> N
         {"prompt": "b", "mode": "support", "max_length": 11, "stop": ["x"]},
     ]
     batch_id = _submit(house, {"requests": requests, "max_length": 33, "temperature": 0, "stop": "y"}).json["id"]
-    first, second = (spec for _, spec in house.hints.sent)
+    first, second = (spec for _, spec in house.store.submitted)
     assert (first.mode, first.max_length, first.temperature, first.stop) == ("general", 33, 0, ("y",))
     assert (second.mode, second.max_length, second.temperature, second.stop) == ("support", 11, 0, ("x",))
     jobs = house.call("GET", f"/api/batches/{batch_id}").json["jobs"]
@@ -62,9 +62,9 @@ def test_requests_have_their_own_options_over_the_common_ones(house: House) -> N
 
 def test_a_batch_may_be_waited_for(house: House) -> None:
     def work() -> None:
-        while len(house.hints.sent) < 2:
+        while len(house.store.submitted) < 2:
             time.sleep(0.01)
-        for ref, spec in house.hints.sent:
+        for ref, spec in house.store.submitted:
             house.run(ref.id, spec.prompt.upper())
 
     threading.Thread(target=work).start()
@@ -78,12 +78,12 @@ def test_all_or_none(house: House) -> None:
     key = house.call("POST", "/api/admin/keys", json={"tenant": "shop", "max_queued": 3}, key="admin").json["key"]
     headers = {"X-API-Key": key}
     assert house.call("POST", "/api/generate_batch", json={"prompts": ["a"] * 2}, headers=headers).status_code == 202
-    before = len(house.hints.sent)
+    before = len(house.store.submitted)
     full = house.call("POST", "/api/generate_batch", json={"prompts": ["a"] * 2}, headers=headers)
     assert (full.status_code, error_of(full)["code"]) == (429, "queue_limit")
     assert full.headers["Retry-After"]
     assert "RateLimit" not in full.headers
-    assert len(house.hints.sent) == before
+    assert len(house.store.submitted) == before
     assert len(house.call("GET", "/api/jobs").json["data"]) == 2
 
 

@@ -27,7 +27,7 @@ def _operations(document: dict):
 def test_it_is_openapi_3_1_with_every_route(document: dict, shared_house: House) -> None:
     assert document["openapi"].startswith("3.1")
     served = {
-        (method.lower(), re.sub(r"<(\w+)>", r"{\1}", str(rule)))
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", str(rule)))
         for rule in shared_house.app.url_map.iter_rules()
         for method in rule.methods or ()
         if method not in ("HEAD", "OPTIONS") and not str(rule).startswith(("/apidocs", "/openapi.json"))
@@ -98,7 +98,7 @@ def test_the_bounds_are_the_deployments() -> None:
     assert house.call("POST", "/api/generate_batch", json={"prompts": ["x"] * 8}).status_code == 422
     assert house.call("POST", "/api/generate?wait=4", json={"prompt": "x"}).status_code == 422
     house.submit("x")
-    assert house.hints.sent[0][1].max_length == 50
+    assert house.store.submitted[0][1].max_length == 50
 
 
 def _text(house: House, path: str) -> str:

@@ -51,7 +51,7 @@ def test_a_configured_mode_is_there_for_everyone(tmp_path) -> None:
     house = build(modes_file=path)
     assert [mode["name"] for mode in house.call("GET", "/api/modes").json["data"]] == ["haiku"]
     house.submit()  # the only mode is the default
-    assert house.hints.sent[0][1].mode == "haiku"
+    assert house.store.submitted[0][1].mode == "haiku"
     unknown = house.call("POST", "/api/generate", json={"prompt": "a", "mode": "general"})
     assert (unknown.status_code, "haiku" in unknown.json["error"]["message"]) == (400, True)
     document = house.call("GET", "/openapi.json").json
@@ -69,7 +69,7 @@ def test_models(house: House) -> None:
     assert (demo["status"], demo["workers"], demo["queue_length"], demo["context_length"]) == ("ready", 1, 1, 1024)
     assert (other["name"], other["default"], other["context_length"]) == ("org/other", False, 64)
     house.submit(model="org/other")
-    assert house.hints.sent[-1][1].model == "org/other"
+    assert house.store.submitted[-1][1].model == "org/other"
 
 
 def test_a_model_announced_just_now_is_found(house: House) -> None:

@@ -87,7 +87,7 @@ def test_the_request_id_reaches_log_job_and_trace(house: House) -> None:
     assert "traceparent" not in second
     assert "ann" not in str(second), "the rule is logged, and not the path"
     assert "secret" not in str(first)
-    assert house.store.get(house.hints.sent[0][0]).request_id == "trace-me"
+    assert house.store.get(house.store.submitted[0][0]).request_id == "trace-me"
 
 
 def test_headers_for_browsers(house: House) -> None:

@@ -14,11 +14,14 @@ from collections.abc import Iterator
 import pytest
 
 from shared.job import Choice, JobRef, JobStatus, Outcome, Usage
+from shared.store.protocol import JobFilter, ModelInfo, WorkerInfo
 from shared.store.scripts import Scripts
 from tests.api.live import LiveApi, Monitor
 from tests.servers import RedisServer, find_redis_server, until
 
 BODY = {"prompt": "hello"}
+WORKER = WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4, "draining")
+"""Has a lease, so it may claim; has no slots, so nothing is sent to it."""
 THREADS = 16
 TOO_LONG = (
     b"POST /api/generate HTTP/1.1\r\nHost: x\r\nX-API-Key: KEY\r\nContent-Type: application/json\r\n"
@@ -38,6 +41,7 @@ def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
 
 def _finish(live: LiveApi, job_id: str, output: str = "world") -> None:
     ref = JobRef("shop", job_id)
+    live.store.beat(WORKER, ())
     assert live.store.claim(ref, "w1", "t") is not None
     live.store.finish(ref, "w1", 1, Outcome(JobStatus.SUCCEEDED, (Choice(0, output, "stop"),), Usage(1, 1)))
 
@@ -97,8 +101,6 @@ def test_a_wait_ends_with_the_job(api: LiveApi) -> None:
 
 
 def _with_user(user_id: str):
-    from shared.store.protocol import JobFilter
-
     return JobFilter(user_id=user_id)
 
 

@@ -60,3 +60,12 @@ def test_the_models_public_name(tmp_path: Path):
     assert load_settings(model_name="x", model_id="a/b").public_model_name == "x"
     assert load_settings(model_id="org/name").public_model_name == "org/name"
     assert load_settings(model_id=str(tmp_path)).public_model_name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"worker_beat_s": 2.5}, {"worker_lease_s": 2.9}, {"worker_lease_s": 5, "worker_beat_s": 2}]
+)
+def test_a_lease_outlasts_beats(wrong: dict[str, float]):
+    with pytest.raises(ConfigurationError, match=r"WORKER_LEASE_S.*three beats"):
+        load_settings(**wrong)
+    assert load_settings(worker_lease_s=3).worker_lease_s == 3

@@ -200,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return (204, None) if self.fake.jobs.pop(job_id, None) else (404, _error("not_found", "No such job."))
             case ("POST", "jobs", job_id, "cancel"):
                 return 200, {"id": job_id, "status": "canceled"}
+            case ("POST", "jobs", job_id, "retry"):
+                return 202, {"id": job_id, "status": "queued", "attempt": 1}
             case ("GET", "history", user_id):
                 return 200, {"user_id": user_id, "history": self.fake.histories.get(user_id, [])}
             case ("DELETE", "history", user_id):

@@ -54,6 +54,7 @@ def test_no_wait_prints_the_id_and_wait_goes_on(api: FakeApi) -> None:
         ("get", "job_1"),
         ("wait", "job_1"),
         ("cancel", "job_1"),
+        ("retry", "job_1"),
         ("jobs",),
         ("history", "ann"),
         ("modes",),
@@ -91,6 +92,11 @@ def test_history_is_shown_and_forgotten(api: FakeApi) -> None:
 def test_keys(api: FakeApi) -> None:
     made = run(api, "keys", "create", "--tenant", "t", "--name", "n", "--scopes", "generate, admin", key=ADMIN_KEY)
     assert (made.exit_code, made.stdout) == (0, "sk-new\n")
+    limited = run(
+        api, "keys", "create", "--tenant", "t", "--name", "n", "--weight", "3", "--tokens-per-day", "9", key=ADMIN_KEY
+    )
+    assert (limited.exit_code, api.seen[-1].body["weight"], api.seen[-1].body["tokens_per_day"]) == (0, 3, 9)
+    run(api, "keys", "create", "--tenant", "t", "--name", "n", "--scopes", "generate, admin", key=ADMIN_KEY)
     assert api.seen[-1].body["scopes"] == ["generate", "admin"]
     assert "key_1" in run(api, "keys", "list", key=ADMIN_KEY).stdout
     assert run(api, "keys", "rotate", "key_1", key=ADMIN_KEY).stdout == "sk-rotated\n"

@@ -97,6 +97,16 @@ def test_cancel_and_delete(client: Client) -> None:
         client.get(job.id)
 
 
+def test_retry_is_not_sent_twice(api: FakeApi, client: Client) -> None:
+    """Its answer may be what got lost: a second one would be refused, and hide that the first one worked."""
+    job = client.submit("hello")
+    assert client.retry(job.id).status == "queued"
+    api.fail_next(Failure(0, handled=True))
+    with pytest.raises(ConnectionFailedError):
+        client.retry(job.id)
+    assert len(api.requests("POST", f"/api/jobs/{job.id}/retry")) == 2
+
+
 def test_ids_are_escaped(api: FakeApi, client: Client) -> None:
     with pytest.raises(NotFoundError):
         client.get("../health")

@@ -8,20 +8,26 @@ import pytest
 
 from shared.job import Choice, JobRef, JobSpec, JobStatus, Outcome, Usage
 from shared.store.memory import MemoryStore
-from shared.store.protocol import JobStore, ModelInfo, NewJob, Receipt, Submission, WorkerInfo
+from shared.store.protocol import Claim, Finished, JobStore, ModelInfo, NewJob, Receipt, Submission, WorkerInfo
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
 
-RETENTION = Retention(history_max_turns=3, worker_lease_s=1.2)
+RETENTION = Retention(history_max_turns=3, worker_lease_s=60)
+ACCEPTED, FENCED = Finished.ACCEPTED, Finished.FENCED
 MODEL = ModelInfo("demo", "r1", "echo", "cpu", "float32", 1024)
 
 
+@pytest.fixture
+def retention() -> Retention:
+    return RETENTION
+
+
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> JobStore:
+def store(request: pytest.FixtureRequest, retention: Retention) -> JobStore:
     if request.param == "memory":
-        return MemoryStore(RETENTION)
+        return MemoryStore(retention)
     client, settings = request.getfixturevalue("redis_client"), request.getfixturevalue("settings")
-    return RedisStore(client, "{" + settings.redis_prefix + "}:", RETENTION)
+    return RedisStore(client, "{" + settings.redis_prefix + "}:", retention)
 
 
 class Driver:
@@ -29,6 +35,7 @@ class Driver:
 
     def __init__(self, store: JobStore) -> None:
         self.store = store
+        self.beaten: set[str] = set()
         self._numbers = itertools.count(1)
 
     def submission(self, *prompts: str, tenant: str = "shop", **more) -> Submission:
@@ -42,22 +49,33 @@ class Driver:
     def submit(self, *prompts: str, **more) -> Receipt:
         return self.store.submit(self.submission(*prompts, **more))
 
+    def claim(self, ref: JobRef, who: str = "w1", token: str = "token") -> Claim | None:
+        """Claim as a worker that has a lease."""
+        if who not in self.beaten:
+            self.store.beat(worker(who), [])
+            self.beaten.add(who)
+        return self.store.claim(ref, who, token)
+
+    def finish(self, ref: JobRef, who: str, attempt: int, outcome: Outcome) -> Finished:
+        """The verdict alone."""
+        return self.store.finish(ref, who, attempt, outcome)[0]
+
     def ref(self, *prompts: str, tenant: str = "shop", **more) -> JobRef:
         return JobRef(tenant, self.submit(*prompts, tenant=tenant, **more).ids[0])
 
-    def running(self, worker: str = "w1", **more) -> JobRef:
+    def running(self, who: str = "w1", **more) -> JobRef:
         ref = self.ref(**more)
-        assert self.store.claim(ref, worker, "token") is not None
+        assert self.claim(ref, who) is not None
         return ref
 
     def finished(self, prompt: str = "hello", output: str = "world", **more) -> JobRef:
         ref = self._claimed(prompt, **more)
-        assert self.store.finish(ref, "w1", 1, success(output)) == "accepted"
+        assert self.finish(ref, "w1", 1, success(output)) == ACCEPTED
         return ref
 
     def _claimed(self, prompt: str, **more) -> JobRef:
         ref = self.ref(prompt, **more)
-        assert self.store.claim(ref, "w1", "token") is not None
+        assert self.claim(ref) is not None
         return ref
 
 

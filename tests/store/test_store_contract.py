@@ -18,8 +18,9 @@ from shared.errors import (
     RateLimitedError,
 )
 from shared.job import Choice, JobError, JobRef, JobStatus, Outcome, Priority, Usage
-from shared.store.protocol import Finished, Idempotency, JobFilter, RateLimit
-from tests.store.conftest import MODEL, Driver, success, worker
+from shared.store.protocol import Idempotency, JobFilter, RateLimit, Stop
+from shared.store.retention import Retention
+from tests.store.conftest import ACCEPTED, FENCED, MODEL, Driver, success, worker
 
 
 class TestSubmit:
@@ -69,7 +70,7 @@ class TestSubmit:
 
     def test_the_cap_counts_only_what_waits(self, drive: Driver):
         ref = drive.ref("a", max_queued=1)
-        drive.store.claim(ref, "w1", "t")
+        drive.claim(ref, "w1", "t")
         second = drive.ref("b", max_queued=1)
         drive.store.cancel(second)
         drive.submit("c", max_queued=1)
@@ -140,7 +141,7 @@ class TestIdempotency:
 class TestClaimAndFinish:
     def test_a_claim_makes_it_running_and_counts_the_attempt(self, drive: Driver):
         ref = drive.ref()
-        claim = drive.store.claim(ref, "w1", "t1")
+        claim = drive.claim(ref, "w1", "t1")
         assert claim is not None
         assert (claim.job.status, claim.job.attempt, claim.job.owner) == (JobStatus.RUNNING, 1, "w1")
         job = drive.store.get(ref)
@@ -148,17 +149,17 @@ class TestClaimAndFinish:
 
     def test_a_job_is_claimed_once_and_the_same_token_finds_its_claim_again(self, drive: Driver):
         ref = drive.ref()
-        first = drive.store.claim(ref, "w1", "t1")
-        assert drive.store.claim(ref, "w1", "t1") == first
-        assert drive.store.claim(ref, "w1", "t2") is None
-        assert drive.store.claim(ref, "w2", "t1") is None
+        first = drive.claim(ref, "w1", "t1")
+        assert drive.claim(ref, "w1", "t1") == first
+        assert drive.claim(ref, "w1", "t2") is None
+        assert drive.claim(ref, "w2", "t1") is None
 
     def test_an_unknown_job_cannot_be_claimed(self, drive: Driver):
-        assert drive.store.claim(JobRef("shop", "nope"), "w1", "t") is None
+        assert drive.claim(JobRef("shop", "nope"), "w1", "t") is None
 
     def test_a_finish_writes_the_end(self, drive: Driver):
         ref = drive.running()
-        assert drive.store.finish(ref, "w1", 1, success("hi\n")) is Finished.ACCEPTED
+        assert drive.finish(ref, "w1", 1, success("hi\n")) == ACCEPTED
         job = drive.store.get(ref)
         assert (job.status, job.output, job.usage) == (JobStatus.SUCCEEDED, "hi\n", Usage(3, 2))
         assert job.choices == (Choice(0, "hi\n", "stop"),)
@@ -166,60 +167,59 @@ class TestClaimAndFinish:
 
     def test_the_same_finish_again_is_accepted_and_changes_nothing(self, drive: Driver):
         ref = drive.running(user_id="u")
-        drive.store.finish(ref, "w1", 1, success())
+        drive.finish(ref, "w1", 1, success())
         before = drive.store.get(ref)
-        assert drive.store.finish(ref, "w1", 1, success()) is Finished.ACCEPTED
+        assert drive.finish(ref, "w1", 1, success()) == ACCEPTED
         assert drive.store.get(ref) == before
         assert len(drive.store.history("shop", "u")) == 1
 
     def test_a_failure_keeps_its_error(self, drive: Driver):
         ref = drive.running()
         error = JobError("generation_failed", "it broke", retryable=True)
-        drive.store.finish(ref, "w1", 1, Outcome(JobStatus.FAILED, error=error, usage=Usage(4, 0)))
+        drive.finish(ref, "w1", 1, Outcome(JobStatus.FAILED, error=error, usage=Usage(4, 0)))
         job = drive.store.get(ref)
         assert (job.status, job.error, job.output, job.usage.prompt_tokens) == (JobStatus.FAILED, error, None, 4)
 
     @pytest.mark.parametrize(("who", "attempt"), [("w2", 1), ("w1", 2), ("w1", 0)])
     def test_who_does_not_own_the_attempt_is_fenced(self, drive: Driver, who: str, attempt: int):
         ref = drive.running()
-        assert drive.store.finish(ref, who, attempt, success()) is Finished.FENCED
+        assert drive.finish(ref, who, attempt, success()) == FENCED
         assert drive.store.get(ref).status is JobStatus.RUNNING
 
     def test_another_end_after_the_end_is_fenced(self, drive: Driver):
         ref = drive.running()
-        drive.store.finish(ref, "w1", 1, success())
-        assert drive.store.finish(ref, "w1", 1, Outcome(JobStatus.CANCELED)) is Finished.FENCED
+        drive.finish(ref, "w1", 1, success())
+        assert drive.finish(ref, "w1", 1, Outcome(JobStatus.CANCELED)) == FENCED
         assert drive.store.get(ref).status is JobStatus.SUCCEEDED
 
     def test_a_waiting_job_cannot_be_finished(self, drive: Driver):
-        assert drive.store.finish(drive.ref(), "w1", 0, success()) is Finished.FENCED
+        assert drive.finish(drive.ref(), "w1", 0, success()) == FENCED
 
     def test_a_released_job_keeps_its_place_and_fences_the_old_attempt(self, drive: Driver):
         first, second = drive.ref("a"), drive.ref("b")
-        drive.store.claim(first, "w1", "t1")
-        assert drive.store.release(first, "w1", 1)
-        assert not drive.store.release(first, "w1", 1)
-        assert drive.store.get(first).queue_position == 1
-        assert drive.store.get(second).queue_position == 2
-        assert drive.store.finish(first, "w1", 1, success()) is Finished.FENCED
-        claim = drive.store.claim(first, "w1", "t1")
+        drive.claim(first, "w1", "t1")
+        assert drive.store.release(first, "w1", 1) is not None
+        assert drive.store.release(first, "w1", 1) is None
+        assert {drive.store.get(ref).queue_position for ref in (first, second)} == {1, 2}
+        assert drive.finish(first, "w1", 1, success()) == FENCED
+        claim = drive.claim(first, "w1", "t1")
         assert claim is not None
         assert claim.job.attempt == 2
-        assert drive.store.finish(first, "w1", 1, success()) is Finished.FENCED
+        assert drive.finish(first, "w1", 1, success()) == FENCED
 
     def test_only_the_owner_may_release(self, drive: Driver):
         ref = drive.running()
-        assert not drive.store.release(ref, "w2", 1)
-        assert not drive.store.release(ref, "w1", 2)
+        assert None is drive.store.release(ref, "w2", 1)
+        assert None is drive.store.release(ref, "w1", 2)
         assert drive.store.get(ref).status is JobStatus.RUNNING
 
     def test_the_eta_learns_from_execution_times(self, drive: Driver):
         ref = drive.running()
         time.sleep(0.12)
-        drive.store.finish(ref, "w1", 1, success())
-        assert 80 <= drive.store.get(drive.ref()).eta_ms <= 600
-        drive.store.beat(worker(slots=10), [])
-        assert drive.store.get(drive.ref()).eta_ms <= 130
+        drive.finish(ref, "w1", 1, success())
+        assert 25 <= drive.store.get(drive.ref()).eta_ms <= 150  # four slots
+        drive.store.beat(worker(slots=100), [])
+        assert drive.store.get(drive.ref()).eta_ms <= 10
 
 
 class TestCancelAndDelete:
@@ -227,16 +227,16 @@ class TestCancelAndDelete:
         ref = drive.ref()
         assert drive.store.cancel(ref).status is JobStatus.CANCELED
         assert drive.store.cancel(ref).status is JobStatus.CANCELED
-        assert drive.store.claim(ref, "w1", "t") is None
+        assert drive.claim(ref, "w1", "t") is None
         assert drive.store.get(ref).expires_at is not None
 
     def test_a_running_job_is_marked_and_its_worker_is_told(self, drive: Driver):
         ref = drive.running()
         job = drive.store.cancel(ref)
         assert (job.status, job.cancel_requested) == (JobStatus.RUNNING, True)
-        assert drive.store.beat(worker(), [(ref, 1)]) == {ref}
+        assert drive.store.beat(worker(), [(ref, 1)]) == {ref: Stop.CANCELED}
         partial = Outcome(JobStatus.CANCELED, (Choice(0, "par", "canceled"),), Usage(3, 1))
-        assert drive.store.finish(ref, "w1", 1, partial) is Finished.ACCEPTED
+        assert drive.finish(ref, "w1", 1, partial) == ACCEPTED
         assert drive.store.get(ref).output == "par"
         assert not drive.store.get(ref).cancel_requested
 
@@ -248,7 +248,7 @@ class TestCancelAndDelete:
 
     def test_nothing_of_a_deleted_job_stays(self, drive: Driver):
         ref = drive.running(user_id="u")
-        drive.store.finish(ref, "w1", 1, success(cache_key="k"))
+        drive.finish(ref, "w1", 1, success(cache_key="k"))
         drive.store.delete(ref)
         with pytest.raises(NotFoundError):
             drive.store.get(ref)
@@ -262,27 +262,27 @@ class TestCancelAndDelete:
         first, second = drive.ref(), drive.ref()
         drive.store.delete(first)
         assert drive.store.get(second).queue_position == 1
-        assert drive.store.claim(first, "w1", "t") is None
+        assert drive.claim(first, "w1", "t") is None
 
     def test_a_running_job_that_is_deleted_is_stopped_and_its_end_is_fenced(self, drive: Driver):
         ref = drive.running()
         drive.store.delete(ref)
-        assert drive.store.beat(worker(), [(ref, 1)]) == {ref}
-        assert drive.store.finish(ref, "w1", 1, success()) is Finished.FENCED
+        assert drive.store.beat(worker(), [(ref, 1)]) == {ref: Stop.LOST}
+        assert drive.finish(ref, "w1", 1, success()) == FENCED
         with pytest.raises(NotFoundError):
             drive.store.get(ref)
 
     def test_the_end_of_a_deleted_job_is_not_taken_for_a_new_ones_of_the_same_id(self, drive: Driver):
         submission = drive.submission("first", chosen_id=True)
         ref = JobRef("shop", drive.store.submit(submission).ids[0])
-        assert drive.store.claim(ref, "w1", "t1") is not None
+        assert drive.claim(ref, "w1", "t1") is not None
         drive.store.delete(ref)
         drive.store.submit(submission)
-        claim = drive.store.claim(ref, "w1", "t2")
+        claim = drive.claim(ref, "w1", "t2")
         assert claim is not None
         assert claim.job.attempt == 2
-        assert drive.store.finish(ref, "w1", 1, success("of the deleted one")) is Finished.FENCED
-        assert drive.store.finish(ref, "w1", 2, success("new")) is Finished.ACCEPTED
+        assert drive.finish(ref, "w1", 1, success("of the deleted one")) == FENCED
+        assert drive.finish(ref, "w1", 2, success("new")) == ACCEPTED
 
     def test_after_its_retention_a_job_is_gone_and_not_unknown(self, drive: Driver):
         ref = drive.finished(result_ttl_s=1)
@@ -304,7 +304,7 @@ class TestTenants:
         for call in (drive.store.get, drive.store.cancel, drive.store.delete):
             with pytest.raises(NotFoundError):
                 call(other)
-        assert drive.store.claim(other, "w1", "t") is None
+        assert drive.claim(other, "w1", "t") is None
         assert drive.store.list_jobs("rival", JobFilter(), None, 10).data == ()
         assert drive.store.history("rival", "u") == ()
         assert drive.store.delete_history("rival", "u") == 0
@@ -324,7 +324,7 @@ class TestTenants:
 
     def test_the_cache_does_not_cross_tenants(self, drive: Driver):
         ref = drive.running()
-        drive.store.finish(ref, "w1", 1, success(cache_key="k"))
+        drive.finish(ref, "w1", 1, success(cache_key="k"))
         assert drive.store.cached("shop", "k") == ((Choice(0, "world", "stop"),), Usage(3, 2))
         assert drive.store.cached("rival", "k") is None
 
@@ -339,10 +339,10 @@ class TestHistoryAndCache:
         for number in range(5):
             drive.finished(f"q{number}", f"a{number}", user_id="u")
         failed = drive.running(user_id="u")
-        drive.store.finish(failed, "w1", 1, Outcome(JobStatus.FAILED, error=JobError("x", "x")))
+        drive.finish(failed, "w1", 1, Outcome(JobStatus.FAILED, error=JobError("x", "x")))
         turns = drive.store.history("shop", "u")
         assert [(turn.input, turn.output) for turn in turns] == [("q2", "a2"), ("q3", "a3"), ("q4", "a4")]
-        claim = drive.store.claim(drive.ref(user_id="u"), "w1", "t")
+        claim = drive.claim(drive.ref(user_id="u"), "w1", "t")
         assert claim is not None
         assert claim.history == turns
 
@@ -361,12 +361,12 @@ class TestHistoryAndCache:
     def test_failures_and_cancellations_are_never_cached(self, drive: Driver):
         for status in (JobStatus.FAILED, JobStatus.CANCELED, JobStatus.EXPIRED):
             outcome = Outcome(status, (Choice(0, "x", "stop"),), error=JobError("x", "x"), cache_key="k")
-            drive.store.finish(drive.running(), "w1", 1, outcome)
+            drive.finish(drive.running(), "w1", 1, outcome)
         assert drive.store.cached("shop", "k") is None
 
     def test_a_fenced_result_is_not_cached(self, drive: Driver):
         ref = drive.running()
-        drive.store.finish(ref, "w2", 1, success(cache_key="k"))
+        drive.finish(ref, "w2", 1, success(cache_key="k"))
         assert drive.store.cached("shop", "k") is None
 
 
@@ -416,8 +416,8 @@ class TestLists:
 
     def test_a_batch_shows_its_jobs_in_order(self, drive: Driver):
         receipt = drive.submit("a", "b", "c", batch_id="b1")
-        drive.store.claim(JobRef("shop", receipt.ids[1]), "w1", "t")
-        drive.store.finish(JobRef("shop", receipt.ids[1]), "w1", 1, success())
+        drive.claim(JobRef("shop", receipt.ids[1]), "w1", "t")
+        drive.finish(JobRef("shop", receipt.ids[1]), "w1", 1, success())
         batch = drive.store.get_batch("shop", "b1")
         assert [job.spec.prompt for job in batch.jobs] == ["a", "b", "c"]
         assert batch.jobs[0].queue_position == 1
@@ -428,6 +428,10 @@ class TestLists:
 
 
 class TestFleet:
+    @pytest.fixture
+    def retention(self) -> Retention:
+        return Retention(worker_lease_s=1.2)
+
     def test_a_worker_is_there_while_it_beats(self, drive: Driver):
         assert drive.store.fleet().workers == ()
         drive.store.beat(worker("w1"), [])
@@ -443,8 +447,8 @@ class TestFleet:
     def test_a_beat_names_only_the_jobs_to_stop(self, drive: Driver):
         good, lost = drive.running(), drive.running()
         drive.store.release(lost, "w1", 1)
-        assert drive.store.beat(worker(), [(good, 1), (lost, 1)]) == {lost}
-        assert drive.store.beat(worker(), [(good, 2)]) == {good}
+        assert drive.store.beat(worker(), [(good, 1), (lost, 1)]) == {lost: Stop.LOST}
+        assert drive.store.beat(worker(), [(good, 2)]) == {good: Stop.LOST}
 
     def test_queue_lengths_by_model(self, drive: Driver):
         drive.submit("a", "b")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.job import JobRef, JobSpec, Priority
+from shared.job import JobRef, JobSpec
 from shared.modes import load_modes
-from shared.queue import make_celery, send_hint
+from shared.queue import make_celery, send_hints
 from shared.store.memory import MemoryStore
-from shared.store.protocol import JobStore, NewJob, Submission
+from shared.store.protocol import Hint, JobStore, ModelInfo, NewJob, Submission, WorkerInfo
 from tests.servers import Process, until
 from worker.engine.factory import EngineConfig, build_engine
 from worker.engine.protocol import Engine
@@ -53,8 +53,11 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
-def make_runner(store: JobStore, engine: Engine) -> Runner:
-    return Runner(store, engine, PromptBuilder(engine, load_modes()), "w1")
+def make_runner(store: JobStore, engine: Engine, sent: list[Hint] | None = None) -> Runner:
+    """A runner of a worker that has a lease. ``sent`` gets the hints that it sends."""
+    store.beat(WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4), ())
+    keep = [].extend if sent is None else sent.extend
+    return Runner(store, engine, PromptBuilder(engine, load_modes()), "w1", keep, "demo")
 
 
 @pytest.fixture
@@ -75,6 +78,7 @@ def start_worker(settings, tmp_path: Path) -> Iterator[Callable[..., Process]]:
             "MODEL_NAME": "demo",
             "WORKER_BEAT_S": "0.2",
             "WORKER_LEASE_S": "2",
+            "RECONCILE_S": "0.2",
         }
         process = Process(
             [sys.executable, "-m", *(arguments or ("worker",))],
@@ -94,7 +98,7 @@ def hint(settings) -> Iterator[Callable[[JobRef], None]]:
     celery = make_celery(settings)
 
     def send(ref: JobRef) -> None:
-        send_hint(celery, [ref], prefix=settings.redis_prefix, model="demo", priority=Priority.NORMAL)
+        send_hints(celery, [Hint(ref, "demo")], prefix=settings.redis_prefix)
 
     yield send
     celery.close()

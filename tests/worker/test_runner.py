@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from shared.errors import GenerationError, StoreUnavailableError
 from shared.job import JobRef, JobStatus
 from shared.store.memory import MemoryStore
+from shared.store.protocol import Hint, JobFilter, Stop
 from tests.servers import until
 from tests.worker.conftest import make_runner, submit
 from worker.engine.protocol import Engine
@@ -85,8 +87,8 @@ def test_a_running_job_is_stopped_and_keeps_what_it_had(store: MemoryStore, slow
     thread.start()
     until(lambda: slow_echo.stats().generated_tokens > 3)
     assert store.cancel(ref).cancel_requested
-    runner.stop(ref)
-    runner.stop(ref)
+    runner.stop(ref, Stop.CANCELED)
+    runner.stop(ref, Stop.EXPIRED)
     thread.join(10)
     job = store.get(ref)
     assert job.status is JobStatus.CANCELED
@@ -100,7 +102,7 @@ def test_a_stop_that_comes_before_the_engine_has_it_counts_too(store: MemoryStor
         """Cancels between the claim and the submit."""
 
         def cached(self, tenant, cache_key):
-            runner.stop(ref)
+            runner.stop(ref, Stop.CANCELED)
             return super().cached(tenant, cache_key)
 
     store = StopsAtOnce()
@@ -112,7 +114,8 @@ def test_a_stop_that_comes_before_the_engine_has_it_counts_too(store: MemoryStor
 
 
 def test_an_engine_that_stops_hands_its_jobs_back(store: MemoryStore, slow_echo: Engine):
-    runner = make_runner(store, slow_echo)
+    sent: list[Hint] = []
+    runner = make_runner(store, slow_echo, sent)
     ref = submit(store, max_length=400)
     thread = threading.Thread(target=runner.run, args=(ref,))
     thread.start()
@@ -121,15 +124,60 @@ def test_an_engine_that_stops_hands_its_jobs_back(store: MemoryStore, slow_echo:
     thread.join(10)
     job = store.get(ref)
     assert (job.status, job.owner, job.queue_position) == (JobStatus.QUEUED, None, 1)
-    assert runner.left() == [ref]
+    assert sent == [Hint(ref, "demo")]
 
 
-def test_a_closed_runner_claims_nothing(runner: Runner, store: MemoryStore):
+def test_a_closed_runner_claims_nothing_and_passes_the_hint_on(store: MemoryStore, echo: Engine):
+    sent: list[Hint] = []
+    runner = make_runner(store, echo, sent)
     ref = submit(store)
     runner.close()
     runner.run(ref)
     assert store.get(ref).status is JobStatus.QUEUED
-    assert runner.left() == [ref]
+    assert sent == [Hint(ref, "demo")]
+
+
+def test_an_end_sends_what_is_next(store: MemoryStore, echo: Engine):
+    sent: list[Hint] = []
+    runner = make_runner(store, echo, sent)
+    refs = [submit(store, seed=n) for n in range(10)]  # the window holds eight: four slots, and a little headroom
+    runner.run(refs[0])
+    assert sent == [Hint(refs[8], "demo")]
+
+
+def test_a_job_that_outlasts_its_time_expires_within_a_step_and_keeps_what_it_had(
+    store: MemoryStore, slow_echo: Engine
+):
+    runner = make_runner(store, slow_echo)
+    ref = submit(store, "a long story", max_length=400, execution_timeout_s=1)
+    began = time.monotonic()
+    runner.run(ref)
+    assert 1 <= time.monotonic() - began < 1.5
+    job = store.get(ref)
+    assert job.status is JobStatus.EXPIRED
+    assert job.output
+    assert 10 < job.usage.completion_tokens < 60
+    assert job.usage.prompt_tokens > 5
+
+
+def test_a_worker_without_a_lease_runs_nothing(runner: Runner, store: MemoryStore):
+    ref = submit(store)
+    store.depart("w1")
+    runner.run(ref)
+    assert store.get(ref).status is JobStatus.QUEUED
+
+
+def test_what_is_lost_is_stopped_and_its_result_dropped(store: MemoryStore, slow_echo: Engine):
+    runner = make_runner(store, slow_echo)
+    ref = submit(store, max_length=400)
+    thread = threading.Thread(target=runner.run, args=(ref,))
+    thread.start()
+    until(lambda: slow_echo.stats().generated_tokens > 3)
+    store.delete(ref)
+    runner.stop(ref, Stop.LOST)
+    thread.join(10)
+    assert store.list_jobs("shop", JobFilter(), None, 10).data == ()
+    assert runner.running() == []
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
 from shared.job import JobStatus
-from tests.servers import until
+from tests.servers import RedisServer, find_redis_server, free_port, until
 from tests.worker.conftest import submit
 
 
@@ -18,6 +19,7 @@ def test_jobs_run_and_sigterm_lets_them_finish(start_worker, ready, redis_store,
     for ref in refs:
         hint(ref)
     until(lambda: all(redis_store.get(ref).status is JobStatus.RUNNING for ref in refs))
+    time.sleep(0.2)  # what was claimed this instant and is not in the engine yet is handed back
     worker.process.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
     assert {redis_store.get(ref).status for ref in refs} == {JobStatus.SUCCEEDED}
@@ -121,3 +123,82 @@ def test_what_cannot_start_says_why_and_exits(start_worker, redis_store, env: di
     assert worker.wait(60) == code
     assert named in worker.output()
     assert redis_store.fleet().workers == ()
+
+
+def test_a_second_signal_hands_back_at_once(start_worker, ready, redis_store):
+    worker = start_worker(ECHO_TOKEN_DELAY_S="0.05", WORKER_DRAIN_S="60")
+    ready(worker)
+    ref = submit(redis_store, max_length=400)
+    until(lambda: redis_store.get(ref).status is JobStatus.RUNNING)
+    worker.process.send_signal(signal.SIGTERM)
+    until(lambda: "draining" in worker.output())
+    assert redis_store.get(ref).status is JobStatus.RUNNING
+    began = time.monotonic()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert time.monotonic() - began < 5
+    job = redis_store.get(ref)
+    assert (job.status, job.owner) == (JobStatus.QUEUED, None)
+
+
+def test_jobs_of_a_killed_worker_run_elsewhere(start_worker, ready, redis_store):
+    first = start_worker(ECHO_TOKEN_DELAY_S="0.05")
+    ready(first)
+    refs = [submit(redis_store, max_length=100, seed=n) for n in range(3)]
+    until(lambda: all(redis_store.get(ref).status is JobStatus.RUNNING for ref in refs))
+    ready(start_worker())
+    killed = time.monotonic()
+    first.process.kill()
+    until(lambda: all(redis_store.get(ref).status is JobStatus.SUCCEEDED for ref in refs), 20)
+    assert time.monotonic() - killed < 8
+    assert {redis_store.get(ref).attempt for ref in refs} == {2}
+
+
+def test_a_device_that_hangs_loses_its_lease(start_worker, ready, redis_store):
+    """A step of the echo engine that takes a minute: it neither steps nor idles."""
+    first = start_worker(ECHO_TOKEN_DELAY_S="60", WORKER_HANG_S="1")
+    ready(first)
+    ref = submit(redis_store, max_length=10)
+    until(lambda: redis_store.get(ref).status is JobStatus.RUNNING)
+    ready(start_worker())
+    until(lambda: redis_store.get(ref).status is JobStatus.SUCCEEDED, 20, what="the other worker")
+    assert redis_store.get(ref).attempt == 2
+    assert first.wait(10) == 70
+    assert "not sound" in first.output()
+
+
+def test_rolling_restarts_under_load_lose_and_double_nothing(start_worker, ready, redis_store):
+    options = {"ECHO_TOKEN_DELAY_S": "0.01", "WORKER_DRAIN_S": "0.3", "ENGINE_SLOTS": "4"}
+    workers = [start_worker(**options) for _ in range(2)]
+    for worker in workers:
+        ready(worker)
+    refs = []
+    for _ in range(3):
+        refs += [submit(redis_store, user_id="u", cache=False, max_length=40) for _ in range(15)]
+        oldest = workers.pop(0)
+        oldest.process.send_signal(signal.SIGTERM)
+        workers.append(start_worker(**options))
+        assert oldest.wait(20) == 0
+        ready(workers[-1])
+    until(lambda: all(redis_store.get(ref).status.ended for ref in refs), 60)
+    assert {redis_store.get(ref).status for ref in refs} == {JobStatus.SUCCEEDED}
+    turns = [turn.job_id for turn in redis_store.history("shop", "u")]
+    assert sorted(turns) == sorted(ref.id for ref in refs)
+    assert not any("Traceback" in worker.output() for worker in workers)
+
+
+def test_a_server_that_evicts_is_refused(start_worker, tmp_path):
+    binary = find_redis_server()
+    if binary is None:
+        pytest.skip("no redis-server")
+    with RedisServer(binary, tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+        worker = start_worker(REDIS_URL=server.url)
+        assert worker.wait(30) == 78
+    assert "maxmemory-policy noeviction" in worker.output()
+
+
+def test_without_a_server_it_says_so(start_worker):
+    worker = start_worker(REDIS_URL=f"redis://:secret@127.0.0.1:{free_port()}/0")
+    assert worker.wait(40) == 78
+    assert "REDIS_URL" in worker.output()
+    assert "secret" not in worker.output()

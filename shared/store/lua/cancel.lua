@@ -3,13 +3,13 @@
 -- ARGV: tenant, id. Returns {'ok', record, place, turns} or {'finished' | 'gone' | 'missing'}.
 local tenant, id = ARGV[1], ARGV[2]
 local key = job_key(tenant, id)
-local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'ttl_ms', 'tomb_ms')
+local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'rank', 'cost')
 if not job[1] then return { absent(tenant, id) } end
 if job[1] == 'queued' then
-  dequeue(tenant, id, job[2], job[3])
-  end_job(tenant, id, 'canceled', now_ms(), tonumber(job[4]), tonumber(job[5]), { 'result', '{}' })
+  dequeue(tenant, id, job[2], job[3], tonumber(job[4]), number(job[5], 0), false)
+  end_job(tenant, id, 'canceled', { 'result', '{}' })
 elseif job[1] == 'running' then
-  redis.call('HSET', key, 'cancel', 1)
+  redis.call('HSET', key, 'cancel', 'canceled')
 elseif job[1] ~= 'canceled' then
   return { 'finished' }
 end

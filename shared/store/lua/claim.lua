@@ -1,13 +1,45 @@
 #!lua flags=allow-oom
 -- claim: a waiting job becomes this worker's. ARGV: tenant, id, worker, token.
--- Returns {record, turns}, or nil where the job does not wait. The same token again returns the same claim.
+-- Returns {record, turns}, or nil where the job does not wait, the worker has no lease, or the job is a suspect and this
+-- worker has its share of them. The same token again returns the same claim.
 local tenant, id, worker, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local key = job_key(tenant, id)
-local job = redis.call('HMGET', key, 'status', 'owner', 'token', 'model', 'key_id', 'user_id')
+local key, member = job_key(tenant, id), member_of(tenant, id)
+local job = redis.call('HMGET', key, 'status', 'owner', 'token', 'model', 'key_id', 'user_id', 'rank', 'cost', 'crashes',
+  'run_ms', 'resent')
+local model = job[4]
+
+-- Jobs that were aboard two crashes run few at a time on a worker, after three one at a time: the poison among them
+-- takes ever fewer along, and is convicted.
+local function has_room(crashes)
+  if crashes < 2 then return true end
+  local info = redis.call('GET', P .. 'worker:' .. worker)
+  local aboard = redis.call('SMEMBERS', P .. 'suspects:' .. worker)
+  for _, other in ipairs(aboard) do
+    if number(redis.call('HGET', P .. 'job:' .. other, 'crashes'), 0) >= 3 then return false end
+  end
+  local limit = crashes >= 3 and 1 or math.max(1, math.floor(cjson.decode(info).slots / 8))
+  return #aboard < limit
+end
+
 if job[1] == 'queued' then
-  dequeue(tenant, id, job[4], job[5])
+  local crashes = number(job[9], 0)
+  if redis.call('EXISTS', P .. 'worker:' .. worker) == 0 or not has_room(crashes) then return nil end
+  local now = now_ms()
+  local sent_at = redis.call('ZSCORE', P .. 'sent:' .. model, member)
+  if not sent_at then
+    charge(model, tenant, number(job[8], 0)) -- an old hint found it in its line
+  elseif not job[11] then
+    local latest = number(redis.call('HGET', P .. 'stats', 'claimed:' .. model), 0)
+    redis.call('HSET', P .. 'stats', 'claimed:' .. model, math.max(latest, tonumber(sent_at)))
+  end
+  dequeue(tenant, id, model, job[5], tonumber(job[7]), 0, true)
   redis.call('HINCRBY', key, 'attempt', 1)
-  redis.call('HSET', key, 'status', 'running', 'owner', worker, 'token', token, 'started_at', now_ms())
+  redis.call('HSET', key, 'status', 'running', 'owner', worker, 'token', token, 'started_at', now)
+  redis.call('HDEL', key, 'resent')
+  redis.call('SADD', P .. 'owned:' .. worker, member)
+  redis.call('SADD', P .. 'running:' .. model, member)
+  if crashes >= 2 then redis.call('SADD', P .. 'suspects:' .. worker, member) end
+  if job[10] then redis.call('ZADD', P .. 'deadlines', now + tonumber(job[10]), 'run|' .. member) end
 elseif not (job[1] == 'running' and job[2] == worker and job[3] == token) then
   return nil
 end

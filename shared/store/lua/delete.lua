@@ -2,11 +2,11 @@
 -- delete: nothing of the job stays. ARGV: tenant, id. Returns 1, or 0 where there was none.
 -- A running one disappears under its worker, which learns it with its next beat and stops; its finish is fenced.
 local tenant, id = ARGV[1], ARGV[2]
-local key = job_key(tenant, id)
-local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'user_id', 'cache_key', 'attempt')
+local key, member = job_key(tenant, id), member_of(tenant, id)
+local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'user_id', 'cache_key', 'rank', 'cost', 'owner', 'attempt')
 local tomb = redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
 if not job[1] then return tomb end
-dequeue(tenant, id, job[2], job[3])
+if job[1] == 'queued' then dequeue(tenant, id, job[2], job[3], tonumber(job[6]), number(job[7], 0), false) end
 if job[4] then
   local turns = P .. 'history:' .. tenant .. ':' .. job[4]
   for _, turn in ipairs(redis.call('LRANGE', turns, 0, -1)) do
@@ -14,11 +14,19 @@ if job[4] then
   end
 end
 if job[5] then redis.call('DEL', P .. 'cache:' .. tenant .. ':' .. job[5]) end
-if job[6] and (job[1] == 'queued' or job[1] == 'running') then
-  -- A worker may still say the end of such an attempt: its number is not given to a new job of the same id.
-  redis.call('SET', P .. 'attempts:' .. member(tenant, id), job[6], 'EX', 86400)
+if job[8] then
+  redis.call('SREM', P .. 'owned:' .. job[8], member)
+  redis.call('SREM', P .. 'suspects:' .. job[8], member)
+end
+redis.call('SREM', P .. 'running:' .. job[2], member)
+redis.call('ZREM', P .. 'deadlines', 'run|' .. member)
+redis.call('ZREM', P .. 'dead', member)
+if job[9] then
+  -- A worker may still say the end of an attempt (also of one that it has lost): its number is not given to a new job of
+  -- the same id.
+  redis.call('SET', P .. 'attempts:' .. member, job[9], 'EX', 86400)
 end
 redis.call('DEL', key)
 redis.call('ZREM', P .. 'jobs:' .. tenant, id)
-redis.call('PUBLISH', P .. 'ended', member(tenant, id))
+redis.call('PUBLISH', P .. 'ended', member)
 return 1

@@ -1,4 +1,13 @@
 #!lua flags=allow-oom
--- depart: a worker that exits cleanly is off the list at once. ARGV: worker.
-redis.call('DEL', P .. 'worker:' .. ARGV[1])
-return redis.call('ZREM', P .. 'workers', ARGV[1])
+-- depart: a worker that exits cleanly is off the list at once; what it still ran goes back, and no crash is counted.
+-- ARGV: worker. Returns hints.
+local worker = ARGV[1]
+redis.call('DEL', P .. 'worker:' .. worker)
+redis.call('ZREM', P .. 'workers', worker)
+count_slots(now_ms())
+local hints = {}
+for _, member in ipairs(redis.call('SMEMBERS', P .. 'owned:' .. worker)) do
+  dispatch(hand_back(split(member)), hints)
+end
+redis.call('DEL', P .. 'owned:' .. worker, P .. 'suspects:' .. worker)
+return hints

@@ -1,23 +1,25 @@
 #!lua flags=allow-oom
 -- finish: write the end of an attempt with all its effects. ARGV[1]: JSON, see RedisStore.finish.
--- Returns 'accepted' (also to the same attempt saying the same again) or 'fenced'.
+-- Returns {'accepted', hints} (also to the same attempt saying the same again) or {'fenced'}.
 local a = cjson.decode(ARGV[1])
 local key = job_key(a.tenant, a.id)
-local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'started_at', 'ttl_ms', 'tomb_ms', 'model', 'user_id', 'mode', 'spec')
-if not job[1] or job[2] ~= a.worker or tonumber(job[3]) ~= a.attempt then return 'fenced' end
-if job[1] == a.status then return 'accepted' end
-if job[1] ~= 'running' then return 'fenced' end
+local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'started_at', 'model', 'user_id', 'mode', 'spec',
+  'key_id', 'cost')
+if not job[1] or job[2] ~= a.worker or tonumber(job[3]) ~= a.attempt then return { 'fenced' } end
+if job[1] == a.status then return { 'accepted', {} } end
+if job[1] ~= 'running' then return { 'fenced' } end
 
-local now = now_ms()
+local now, model = now_ms(), job[5]
 local fields = { 'result', a.result }
 if a.error then table.insert(fields, 'error'); table.insert(fields, a.error) end
 if a.cache_key then table.insert(fields, 'cache_key'); table.insert(fields, a.cache_key) end
-end_job(a.tenant, a.id, a.status, now, tonumber(job[5]), tonumber(job[6]), fields)
+end_job(a.tenant, a.id, a.status, fields)
+account(a.tenant, model, job[9], number(job[10], 0), a.prompt_tokens, a.completion_tokens)
 
 if a.status == 'succeeded' then
-  if job[8] and a.output and a.max_turns > 0 then
-    local turns = P .. 'history:' .. a.tenant .. ':' .. job[8]
-    local turn = { job_id = a.id, input = cjson.decode(job[10]).prompt, output = a.output, mode = job[9], created_at = now }
+  if job[6] and a.output and a.max_turns > 0 then
+    local turns = P .. 'history:' .. a.tenant .. ':' .. job[6]
+    local turn = { job_id = a.id, input = cjson.decode(job[8]).prompt, output = a.output, mode = job[7], created_at = now }
     redis.call('RPUSH', turns, cjson.encode(turn))
     redis.call('LTRIM', turns, -a.max_turns, -1)
     redis.call('PEXPIRE', turns, a.history_ttl_ms)
@@ -27,9 +29,11 @@ if a.status == 'succeeded' then
   end
   if not a.cached then
     local took = now - tonumber(job[4])
-    local average = redis.call('HGET', P .. 'stats', 'ema_ms:' .. job[7])
+    local average = redis.call('HGET', P .. 'stats', 'ema_ms:' .. model)
     if average then took = average * 0.9 + took * 0.1 end
-    redis.call('HSET', P .. 'stats', 'ema_ms:' .. job[7], took)
+    redis.call('HSET', P .. 'stats', 'ema_ms:' .. model, took)
   end
 end
-return 'accepted'
+local hints = {}
+dispatch(model, hints)
+return { 'accepted', hints }

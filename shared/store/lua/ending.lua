@@ -1,0 +1,37 @@
+-- Ends: what every end of a job does, whoever brings it about.
+
+-- fields: flat list of the record's further fields. job: {model, class, ttl_ms, tomb_ms, owner, attempt…} as strings.
+local function end_job(tenant, id, status, fields)
+  local key = job_key(tenant, id)
+  local member = member_of(tenant, id)
+  local now = now_ms()
+  local job = redis.call('HMGET', key, 'model', 'owner', 'ttl_ms', 'tomb_ms')
+  local ttl_ms, tomb_ms = tonumber(job[3]), tonumber(job[4])
+  redis.call('HSET', key, 'status', status, 'finished_at', now, 'expires_at', now + ttl_ms, unpack(fields))
+  redis.call('HDEL', key, 'token', 'cancel')
+  redis.call('PEXPIRE', key, ttl_ms)
+  if tomb_ms > 0 then redis.call('SET', P .. 'tomb:' .. tenant .. ':' .. id, '', 'PX', ttl_ms + tomb_ms) end
+  redis.call('SREM', P .. 'running:' .. job[1], member)
+  redis.call('ZREM', P .. 'deadlines', 'run|' .. member)
+  if job[2] then
+    redis.call('SREM', P .. 'owned:' .. job[2], member)
+    redis.call('SREM', P .. 'suspects:' .. job[2], member)
+  end
+  redis.call('HINCRBY', P .. 'stats', 'ended:' .. status, 1)
+  redis.call('PUBLISH', P .. 'ended', member)
+end
+
+-- Tokens that an attempt took, on the tenant's counter and in its usage of the day. `charged`: what the counter was
+-- charged when the job was sent.
+local function account(tenant, model, key_id, charged, prompt, completion)
+  charge(model, tenant, prompt + 2 * completion - charged)
+  local day = math.floor(redis.call('TIME')[1] / 86400)
+  local usage = P .. 'usage:' .. tenant .. ':' .. day
+  local name = key_id .. '|' .. model .. '|'
+  redis.call('HINCRBY', usage, name .. 'jobs', 1)
+  redis.call('HINCRBY', usage, name .. 'prompt_tokens', prompt)
+  redis.call('HINCRBY', usage, name .. 'completion_tokens', completion)
+  redis.call('EXPIRE', usage, 90 * 86400)
+  return redis.call('HINCRBY', P .. 'spent:' .. key_id .. ':' .. day, 'tokens', prompt + completion),
+    redis.call('EXPIRE', P .. 'spent:' .. key_id .. ':' .. day, 2 * 86400)
+end
