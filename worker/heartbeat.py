@@ -14,11 +14,13 @@ from dataclasses import replace
 import structlog
 
 from shared.errors import StoreUnavailableError
-from shared.store.protocol import Hint, JobStore, Patience, WorkerInfo
+from shared.store.protocol import Hint, JobStore, Patience, Stop, WorkerInfo
 from worker.engine.protocol import Engine
 from worker.runner import Runner
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+RELISTEN_S = 1.0
 
 
 class Heartbeat:
@@ -114,6 +116,39 @@ class Reconciler:
                 continue
             for worker in done.reaped:
                 log.error("a worker is gone; its jobs wait again", worker=worker)
+
+
+class StopListener:
+    """Hears at once what a beat would say within its interval: a job that this worker runs was canceled."""
+
+    def __init__(self, store: JobStore, runner: Runner, worker: str) -> None:
+        self._store = store
+        self._runner = runner
+        self._worker = worker
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="stop-listener", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def _loop(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._store.listen_for_stops(
+                    self._worker, lambda ref: self._runner.stop(ref, Stop.CANCELED), self._ended
+                )
+            except StoreUnavailableError as error:
+                log.warning("no news of canceled jobs; the heartbeat brings them", reason=error.message)
+                self._ended.wait(RELISTEN_S)
+            except Exception:
+                log.exception("listening for canceled jobs failed")
+                self._ended.wait(RELISTEN_S)
 
 
 class Pulse:

@@ -27,7 +27,7 @@ from shared.queue import send_hints
 from shared.settings import Settings
 from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
 from worker.engine.protocol import Engine
-from worker.heartbeat import Heartbeat, Pulse, Reconciler
+from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
 from worker.runner import Runner, patiently
@@ -76,6 +76,7 @@ class Worker:
         self._runner: Runner | None = None
         self._heartbeat: Heartbeat | None = None
         self._reconciler: Reconciler | None = None
+        self._listener: StopListener | None = None
         self._drain: threading.Thread | None = None
         self._holding = False
         self._held: list[Hint] = []
@@ -110,8 +111,10 @@ class Worker:
             Patience(self.settings.hint_grace_s, self.settings.priority_age_s, self.settings.max_crashes),
             interval_s=self.settings.reconcile_s,
         )
+        self._listener = StopListener(self._store, self._runner, self.id)
         self._heartbeat.start()
         self._reconciler.start()
+        self._listener.start()
         log.info("worker ready", worker=self.id, model=self.settings.public_model_name, slots=engine.info.slots)
         return engine.info.slots
 
@@ -174,7 +177,7 @@ class Worker:
         deadline = time.monotonic() + IDLE_PATIENCE_S
         while self._runner and self._runner.running() and time.monotonic() < deadline:
             time.sleep(0.02)
-        for thread in (self._reconciler, self._heartbeat):
+        for thread in (self._listener, self._reconciler, self._heartbeat):
             if thread:
                 thread.stop()
         if self._sick:

@@ -7,7 +7,8 @@ have happened, and the same call may be repeated).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
@@ -330,6 +331,11 @@ class JobStore(Protocol):
     def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> dict[JobRef, Stop]:
         """Renew the worker's lease; returns those of its running jobs (with their attempts) that it must stop, and
         why."""
+        ...
+
+    def listen_for_stops(self, worker: str, stop: Callable[[JobRef], None], ended: threading.Event) -> None:
+        """Call ``stop`` with each running job of this worker that is canceled, as it happens, until ``ended`` is set. What
+        is told while nobody listens is lost; the next beat says it again. Raises: StoreUnavailableError."""
         ...
 
     def depart(self, worker: str) -> tuple[Hint, ...]:

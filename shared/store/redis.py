@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -54,6 +55,8 @@ from shared.store.retention import Retention
 from shared.store.scripts import Scripts, guarded
 
 EPOCH = date(1970, 1, 1)
+LISTEN_S = 0.5
+"""How long one look for messages may take: within it a listener notices that it is to end."""
 PURGE_BATCH = 500
 SCAN_LIMIT = 2_000
 """Records that one page of a list may look at: bounds the time that a rare filter holds the server."""
@@ -218,6 +221,14 @@ class RedisStore:
             "running": [[ref.tenant, ref.id, attempt] for ref, attempt in running],
         }
         return {JobRef.parse(name): Stop(why) for name, why in self._scripts.run("beat", records.dumps(arguments))}
+
+    def listen_for_stops(self, worker: str, stop: Callable[[JobRef], None], ended: threading.Event) -> None:
+        with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py leaves it bare
+            guarded(lambda: subscription.subscribe(f"{self._prefix}stop:{worker}"))
+            while not ended.is_set():
+                message = guarded(lambda: subscription.get_message(timeout=LISTEN_S))
+                if message is not None and message["type"] == "message":
+                    stop(JobRef.parse(message["data"]))
 
     def depart(self, worker: str) -> tuple[Hint, ...]:
         return _hints(self._scripts.run("depart", worker))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from shared.job import JobRef, JobStatus
 from shared.store.protocol import Patience, Stop
 from shared.store.retention import Retention
+from tests.servers import until
 from tests.store.conftest import ACCEPTED, FENCED, Driver, success, worker
 
 LEASE_S = 0.4
@@ -247,3 +249,24 @@ class TestDeadlines:
             beat(drive, running=[(ref, 1)])
         drive.store.reconcile(NOW)
         assert beat(drive, running=[(ref, 1)]) == {ref: Stop.EXPIRED}
+
+
+class TestStops:
+    def test_a_worker_hears_at_once_which_of_its_jobs_is_canceled(self, drive: Driver):
+        mine, others = drive.ref(), drive.ref()
+        start(drive, mine, "w1")
+        start(drive, others, "w2")
+        heard: list[JobRef] = []
+        ended = threading.Event()
+        listener = threading.Thread(target=drive.store.listen_for_stops, args=("w1", heard.append, ended))
+        listener.start()
+        try:
+            time.sleep(0.2)  # nothing tells when a subscription stands; what is missed, the beat says
+            drive.store.cancel(others)
+            drive.store.cancel(mine)
+            until(lambda: heard, 5)
+        finally:
+            ended.set()
+            listener.join(10)
+        assert heard == [mine]
+        assert not listener.is_alive()

@@ -41,6 +41,16 @@ def test_what_does_not_finish_in_time_is_handed_back_and_run_by_the_next(start_w
     assert {redis_store.get(ref).attempt for ref in refs} == {2}
 
 
+def test_a_running_job_is_canceled_without_waiting_for_a_beat(start_worker, ready, redis_store, hint):
+    ready(start_worker(ECHO_TOKEN_DELAY_S="0.02", WORKER_BEAT_S="8", WORKER_LEASE_S="30"))
+    ref = submit(redis_store, max_length=400)
+    hint(ref)
+    until(lambda: redis_store.get(ref).status is JobStatus.RUNNING)
+    redis_store.cancel(ref)
+    until(lambda: redis_store.get(ref).status is JobStatus.CANCELED, 4)
+    assert redis_store.get(ref).usage.completion_tokens < 200
+
+
 def test_a_running_job_is_canceled_within_beats(start_worker, ready, redis_store, hint):
     ready(start_worker(ECHO_TOKEN_DELAY_S="0.05"))
     ref = submit(redis_store, max_length=400)
