@@ -55,6 +55,9 @@ def test_each_operation(operation, headers: dict[str, str], mode: GenerationMode
         pytest.skip("this operation has nothing that could be wrong")
 
 
+CONFIG = Path(__file__).resolve().parents[2] / "schemathesis.toml"
+
+
 def test_the_command_line_finds_nothing(redis_url: str, tmp_path: Path) -> None:
     """As an operator would run it: all checks, all phases, on a running server."""
     program = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
@@ -64,7 +67,7 @@ def test_the_command_line_finds_nothing(redis_url: str, tmp_path: Path) -> None:
     with LiveApi(redis_url, f"t{secrets.token_hex(4)}", tmp_path, **env) as live:
         url = f"http://127.0.0.1:{live.port}/openapi.json"
         done = subprocess.run(
-            [program, "run", url, "-H", f"X-API-Key: {live.key}", "--checks", "all", "--max-examples", "8", "--no-color",
+            [program, "--config-file", str(CONFIG), "run", url, "-H", f"X-API-Key: {live.key}", "--checks", "all", "--max-examples", "8", "--no-color",
              "--warnings", WARNINGS],
             capture_output=True, text=True, cwd=tmp_path, check=False, timeout=240,
         )  # fmt: skip
