@@ -52,7 +52,7 @@ bench: $(STAMP) ## engine and platform benchmarks; minutes (results in benchmark
 	$(BIN)/python -m benchmarks.platform
 
 constraints: ## pin the versions that are installed now
-	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '@ file' > constraints.txt
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '@ file' | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

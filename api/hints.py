@@ -8,6 +8,7 @@ from typing import Protocol
 import structlog
 from celery import Celery
 
+from shared.errors import StoreUnavailableError
 from shared.queue import send_hints
 from shared.store.protocol import Hint
 
@@ -32,8 +33,8 @@ class CeleryHints:
     def send(self, hints: Sequence[Hint]) -> None:
         try:
             send_hints(self._celery, hints, prefix=self._prefix)
-        except Exception as error:  # noqa: BLE001  # kombu and its transports raise much; the job is taken in all the same
-            log.warning("hints not sent", count=len(hints), reason=type(error).__name__)
+        except StoreUnavailableError as error:  # the jobs are taken in all the same
+            log.warning("hints not sent", count=len(hints), reason=type(error.__cause__).__name__)
 
 
 class RecordedHints:

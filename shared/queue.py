@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-import kombu.exceptions
 import redis
 from celery import Celery
 from kombu import Queue
@@ -108,5 +107,5 @@ def send_hints(app: Celery, hints: Sequence[Hint], *, prefix: str) -> None:
                     producer=producer,
                     ignore_result=True,
                 )
-    except (kombu.exceptions.OperationalError, kombu.exceptions.LimitExceeded, redis.RedisError, OSError) as error:
+    except Exception as error:  # kombu and its transports raise much; whatever it is, the rest did not go out
         raise StoreUnavailableError("The queue does not answer.") from error

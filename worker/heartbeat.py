@@ -23,7 +23,27 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 RELISTEN_S = 1.0
 
 
-class Heartbeat:
+class Background:
+    """A daemon thread that runs ``_loop`` until ``_ended`` is set."""
+
+    def __init__(self, name: str) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end, and wait a while for it."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def _loop(self) -> None:
+        raise NotImplementedError
+
+
+class Heartbeat(Background):
     """Beats every ``interval_s`` seconds while ``healthy`` says so; the first time that it does not, ``on_sick`` is called
     and no beat follows, so that the lease runs out."""
 
@@ -43,24 +63,17 @@ class Heartbeat:
         self._interval_s = interval_s
         self._healthy = healthy
         self._on_sick = on_sick
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+        super().__init__("heartbeat")
 
     def start(self) -> None:
         """The first beat is made here: who returns from this is on the list (or Redis is away, and it will be)."""
         self._beat()
-        self._thread.start()
+        super().start()
 
     def drain(self) -> None:
         """Say so with the next beat, which is made at once."""
         self._info = replace(self._info, state="draining")
         self._beat()
-
-    def stop(self) -> None:
-        """No more beats."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
 
     def _loop(self) -> None:
         while not self._ended.wait(self._interval_s):
@@ -80,7 +93,7 @@ class Heartbeat:
             log.exception("heartbeat failed")
 
 
-class Reconciler:
+class Reconciler(Background):
     """Asks the store to put things right every ``interval_s`` seconds, and sends the hints that come of it. Every worker has
     one; the store sees to it that their passes do not add up."""
 
@@ -91,17 +104,7 @@ class Reconciler:
         self._send = send
         self._patience = patience
         self._interval_s = interval_s
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """No more passes."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        super().__init__("reconciler")
 
     def _loop(self) -> None:
         while not self._ended.wait(self._interval_s):
@@ -118,24 +121,14 @@ class Reconciler:
                 log.error("a worker is gone; its jobs wait again", worker=worker)
 
 
-class StopListener:
+class StopListener(Background):
     """Hears at once what a beat would say within its interval: a job that this worker runs was canceled."""
 
     def __init__(self, store: JobStore, runner: Runner, worker: str) -> None:
         self._store = store
         self._runner = runner
         self._worker = worker
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="stop-listener", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Listen no more."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        super().__init__("stop-listener")
 
     def _loop(self) -> None:
         while not self._ended.is_set():

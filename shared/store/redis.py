@@ -188,7 +188,6 @@ class RedisStore:
                 "cached": outcome.cached or None,
                 "output": outcome.choices[0].text if outcome.choices else None,
                 "cache_key": outcome.cache_key if cacheable else None,
-                "cache_value": records.outcome_json(outcome) if cacheable and not outcome.cached else None,
                 "cache_ttl_ms": self._retention.cache_ttl_s * 1000,
                 "prompt_tokens": 0 if outcome.cached else outcome.usage.prompt_tokens,
                 "completion_tokens": 0 if outcome.cached else outcome.usage.completion_tokens,
@@ -216,7 +215,6 @@ class RedisStore:
             "info": records.worker_json(worker),
             "model": worker.model.name,
             "model_info": records.dumps(asdict(worker.model)),
-            "slots": worker.slots,
             "lease_ms": int(self._retention.worker_lease_s * 1000),
             "running": [[ref.tenant, ref.id, attempt] for ref, attempt in running],
         }

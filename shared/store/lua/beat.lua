@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- beat: renew a worker's lease. ARGV[1]: JSON {id, info, model, model_info, slots, lease_ms, running: [[tenant, id, attempt]…]}.
+-- beat: renew a worker's lease. ARGV[1]: JSON {id, info, model, model_info, lease_ms, running: [[tenant, id, attempt]…]}.
 -- Returns {{member, why}…}: the running jobs that it must stop; why is canceled, expired, or lost (deleted, or not its own
 -- any more).
 local a = cjson.decode(ARGV[1])

@@ -14,12 +14,7 @@ if job[4] then
   end
 end
 if job[5] then redis.call('DEL', P .. 'cache:' .. tenant .. ':' .. job[5]) end
-if job[8] then
-  redis.call('SREM', P .. 'owned:' .. job[8], member)
-  redis.call('SREM', P .. 'suspects:' .. job[8], member)
-end
-redis.call('SREM', P .. 'running:' .. job[2], member)
-redis.call('ZREM', P .. 'deadlines', 'run|' .. member)
+leave_worker(job[2], job[8], member)
 redis.call('ZREM', P .. 'dead', member)
 if job[9] then
   -- A worker may still say the end of an attempt (also of one that it has lost): its number is not given to a new job of

@@ -1,6 +1,6 @@
 -- Ends: what every end of a job does, whoever brings it about.
 
--- fields: flat list of the record's further fields. job: {model, class, ttl_ms, tomb_ms, owner, attempt…} as strings.
+-- fields: flat list of the record's further fields.
 local function end_job(tenant, id, status, fields)
   local key = job_key(tenant, id)
   local member = member_of(tenant, id)
@@ -11,12 +11,7 @@ local function end_job(tenant, id, status, fields)
   redis.call('HDEL', key, 'token', 'cancel')
   redis.call('PEXPIRE', key, ttl_ms)
   if tomb_ms > 0 then redis.call('SET', P .. 'tomb:' .. tenant .. ':' .. id, '', 'PX', ttl_ms + tomb_ms) end
-  redis.call('SREM', P .. 'running:' .. job[1], member)
-  redis.call('ZREM', P .. 'deadlines', 'run|' .. member)
-  if job[2] then
-    redis.call('SREM', P .. 'owned:' .. job[2], member)
-    redis.call('SREM', P .. 'suspects:' .. job[2], member)
-  end
+  leave_worker(job[1], job[2], member)
   redis.call('HINCRBY', P .. 'stats', 'ended:' .. status, 1)
   redis.call('PUBLISH', P .. 'ended', member)
 end
@@ -32,6 +27,7 @@ local function account(tenant, model, key_id, charged, prompt, completion)
   redis.call('HINCRBY', usage, name .. 'prompt_tokens', prompt)
   redis.call('HINCRBY', usage, name .. 'completion_tokens', completion)
   redis.call('EXPIRE', usage, 90 * 86400)
-  return redis.call('HINCRBY', P .. 'spent:' .. key_id .. ':' .. day, 'tokens', prompt + completion),
-    redis.call('EXPIRE', P .. 'spent:' .. key_id .. ':' .. day, 2 * 86400)
+  local spent = P .. 'spent:' .. key_id .. ':' .. day
+  redis.call('HINCRBY', spent, 'tokens', prompt + completion)
+  redis.call('EXPIRE', spent, 2 * 86400)
 end

@@ -24,8 +24,8 @@ if a.status == 'succeeded' then
     redis.call('LTRIM', turns, -a.max_turns, -1)
     redis.call('PEXPIRE', turns, a.history_ttl_ms)
   end
-  if a.cache_value then
-    redis.call('SET', P .. 'cache:' .. a.tenant .. ':' .. a.cache_key, a.cache_value, 'PX', a.cache_ttl_ms)
+  if a.cache_key and not a.cached then
+    redis.call('SET', P .. 'cache:' .. a.tenant .. ':' .. a.cache_key, a.result, 'PX', a.cache_ttl_ms)
   end
   if not a.cached then
     local took = now - tonumber(job[4])

@@ -17,7 +17,7 @@
 --   worker:W        string  its announcement                  workers       zset  end of lease -> id
 --   suspects:W      set     members that crashed before and run on W now
 --   models          hash    name -> announcement              capacity      hash  model -> slots of live workers
---   dead            zset    convicted at -> member            crashes       zset  lease ran out at -> worker, lately
+--   dead            zset    convicted at -> member
 --   stats           hash    ended:STATUS counts, ema_ms:MODEL, requeued, resent, …
 --   usage:T:DAY     hash    KEY|MODEL|field -> tokens, jobs   hold_until, heard_at  strings (see mind_outages)
 
@@ -46,6 +46,16 @@ local function active_key(model, class) return P .. 'active:' .. model .. ':' ..
 local function number(text, otherwise) return tonumber(text or otherwise) end
 
 local function capacity_of(model) return number(redis.call('HGET', P .. 'capacity', model), 0) end
+
+-- A job is off its worker: ended, back in the queue, or deleted. owner: nil or false where it never had one.
+local function leave_worker(model, owner, member)
+  redis.call('SREM', P .. 'running:' .. model, member)
+  redis.call('ZREM', P .. 'deadlines', 'run|' .. member)
+  if owner then
+    redis.call('SREM', P .. 'owned:' .. owner, member)
+    redis.call('SREM', P .. 'suspects:' .. owner, member)
+  end
+end
 
 -- Why a record is not there: it was and its retention is over, or it never was (or was deleted).
 local function absent(tenant, id)
