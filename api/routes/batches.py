@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Response
 
 from api.identity import caller
-from api.rendering import answer, batch_done, batch_eta, batch_view, retry_after
+from api.rendering import answer
 from api.routing import Route
 from api.services import services
 from shared.schemas import BatchPath, BatchView
+from shared.views import batch_done, batch_eta, batch_view, retry_after
 
 
 def routes() -> list[Route]:

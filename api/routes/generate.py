@@ -10,18 +10,7 @@ from flask import Response
 from api.identity import caller
 from api.limits import limit_headers
 from api.patience import look_and_wait, patience, preferred, until_ended
-from api.rendering import (
-    accepted_of_job,
-    accepted_of_receipt,
-    answer,
-    batch_accepted,
-    batch_done,
-    batch_url,
-    batch_view,
-    job_url,
-    job_view,
-    retry_after,
-)
+from api.rendering import answer
 from api.routing import Route
 from api.services import services
 from api.submission import idempotency_of, replay
@@ -43,6 +32,17 @@ from shared.schemas import (
     Wire,
 )
 from shared.store.protocol import Batch, Idempotency, NewJob, Receipt
+from shared.views import (
+    accepted_of_job,
+    accepted_of_receipt,
+    batch_accepted,
+    batch_done,
+    batch_url,
+    batch_view,
+    job_url,
+    job_view,
+    retry_after,
+)
 
 REPLAY_GRACE_S = 10
 """A first request that waits counts as being handled for its wait and so much more."""

@@ -6,7 +6,7 @@ from flask import Response, request
 
 from api.identity import caller
 from api.patience import look_and_wait
-from api.rendering import answer, job_url, job_view, retry_after
+from api.rendering import answer
 from api.routing import Route
 from api.services import services
 from shared.errors import ConflictError
@@ -14,6 +14,7 @@ from shared.job import JobRef, JobStatus
 from shared.schemas import ConditionalHeader, JobPath, JobsQuery, JobView, Page, WaitQuery, Wire
 from shared.store.protocol import JobFilter
 from shared.store.records import cursor, parse_cursor
+from shared.views import job_url, job_view, retry_after
 
 
 def routes(wire: Wire) -> list[Route]:

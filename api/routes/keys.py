@@ -5,11 +5,12 @@ from __future__ import annotations
 from flask import Response, request
 
 from api.errors import IdempotencyRefusedError
-from api.rendering import answer, key_view, new_key_view
+from api.rendering import answer
 from api.routing import Route
 from api.services import services
 from shared.keys import NewKey
 from shared.schemas import KeyPath, KeyRequest, KeyView, NewKeyView, Page, PageQuery
+from shared.views import key_view, new_key_view
 
 
 def routes() -> list[Route]:

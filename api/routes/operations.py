@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from flask import Response
 
-from api.rendering import answer, failure_view
+from api.rendering import answer
 from api.routing import Route
 from api.services import services
 from shared.errors import NotFoundError
@@ -25,6 +25,7 @@ from shared.schemas import (
 )
 from shared.store.protocol import DeadLetter, Fleet
 from shared.store.records import cursor, parse_cursor
+from shared.views import failure_view
 
 
 def routes() -> list[Route]:

@@ -14,7 +14,7 @@ OPERATIONS = (
     "submit", "complete", "get", "list", "cancel", "delete", "batch", "forget",
     "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead",
 )  # fmt: skip
-LIBRARY = ("prelude", "scheduler", "ending", "requeue", "fleet_slots")
+LIBRARY = ("prelude", "events", "outbox", "batches", "scheduler", "ending", "requeue", "fleet_slots")
 """Functions that the operations share, in the order in which they build on each other."""
 
 

@@ -33,13 +33,16 @@ if job[1] == 'queued' then
     redis.call('HSET', P .. 'stats', 'claimed:' .. model, math.max(latest, tonumber(sent_at)))
   end
   dequeue(tenant, id, model, job[5], tonumber(job[7]), 0, true)
-  redis.call('HINCRBY', key, 'attempt', 1)
+  local attempt = redis.call('HINCRBY', key, 'attempt', 1)
   redis.call('HSET', key, 'status', 'running', 'owner', worker, 'token', token, 'started_at', now)
   redis.call('HDEL', key, 'resent')
   redis.call('SADD', P .. 'owned:' .. worker, member)
   redis.call('SADD', P .. 'running:' .. model, member)
   if crashes >= 2 then redis.call('SADD', P .. 'suspects:' .. worker, member) end
   if job[10] then redis.call('ZADD', P .. 'deadlines', now + tonumber(job[10]), 'run|' .. member) end
+  events_claimed(tenant, id, attempt)
+  batch_moved(tenant, id, 'queued', 'running')
+  outbox_job(tenant, id, 'job.started')
 elseif not (job[1] == 'running' and job[2] == worker and job[3] == token) then
   return nil
 end

@@ -15,6 +15,8 @@ if job[4] then
 end
 if job[5] then redis.call('DEL', P .. 'cache:' .. tenant .. ':' .. job[5]) end
 leave_worker(job[2], job[8], member)
+events_deleted(tenant, id)
+batch_moved(tenant, id, job[1], nil)
 redis.call('ZREM', P .. 'dead', member)
 if job[9] then
   -- A worker may still say the end of an attempt (also of one that it has lost): its number is not given to a new job of

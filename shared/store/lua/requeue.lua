@@ -7,6 +7,7 @@ local function requeue(tenant, id)
   leave_worker(job[2], job[1], member)
   charge(job[2], tenant, -number(job[6], 0))
   enqueue(tenant, id, job[2], job[3], tonumber(job[4]), tonumber(job[5]))
+  batch_moved(tenant, id, 'running', 'queued')
   return job[2]
 end
 

@@ -14,6 +14,8 @@ redis.call('HDEL', key, 'owner', 'token', 'started_at', 'finished_at', 'expires_
 redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
 redis.call('ZREM', P .. 'dead', member)
 redis.call('ZADD', P .. 'jobs:' .. tenant, seq, id)
+events_retried(tenant, id)
+batch_moved(tenant, id, job[1], 'queued')
 enqueue(tenant, id, job[2], job[3], tonumber(job[4]), seq)
 if job[5] then redis.call('ZADD', P .. 'deadlines', now_ms() + tonumber(job[5]), 'queue|' .. member) end
 local hints = {}

@@ -1,0 +1,3 @@
+-- The outbox: what the courier has to tell webhooks. Written in the script that brings about what is told.
+
+local function outbox_job(tenant, id, event) end -- event: job.started, job.succeeded, …

@@ -1,0 +1,198 @@
+"""From records to what clients see: in an answer of the API, and in a webhook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+from urllib.parse import quote
+
+from shared.job import Job, JobError, JobStatus, Turn
+from shared.keys import ApiKey
+from shared.schemas import (
+    Accepted,
+    BatchAccepted,
+    BatchJob,
+    BatchView,
+    ChoiceView,
+    Counts,
+    FailureView,
+    JobLinks,
+    JobView,
+    KeyView,
+    Links,
+    NewKeyView,
+    TurnView,
+    UsageView,
+    iso,
+)
+from shared.store.protocol import Batch, Receipt
+
+LONGEST_RETRY_S = 10
+
+
+def retry_after(eta_ms: int | None) -> str:
+    """When to look again, in seconds: about when it should be done, but never so late that a client falls asleep."""
+    return str(min(max(1, ceil((eta_ms or 0) / 1000)), LONGEST_RETRY_S))
+
+
+def job_url(job_id: str) -> str:
+    return f"/api/jobs/{quote(job_id)}"
+
+
+def batch_url(batch_id: str) -> str:
+    return f"/api/batches/{quote(batch_id)}"
+
+
+def job_links(job_id: str) -> JobLinks:
+    return JobLinks(self=job_url(job_id), cancel=f"{job_url(job_id)}/cancel")
+
+
+def _moment(moment_ms: int | None) -> str | None:
+    return None if moment_ms is None else iso(moment_ms)
+
+
+def _seconds(duration_ms: int | None) -> float | None:
+    return None if duration_ms is None else duration_ms / 1000
+
+
+def accepted_of_receipt(receipt: Receipt) -> Accepted:
+    """A job that was just taken in."""
+    return Accepted(
+        id=receipt.ids[0],
+        status="queued",
+        queue_position=receipt.positions[0] or None,
+        eta_seconds=_seconds(receipt.etas_ms[0]),
+        created_at=iso(receipt.created_at),
+        urls=job_links(receipt.ids[0]),
+    )
+
+
+def accepted_of_job(job: Job) -> Accepted:
+    """A job that was taken in and has not ended yet."""
+    return Accepted(
+        id=job.id,
+        status=job.status.value,
+        queue_position=job.queue_position,
+        eta_seconds=_seconds(job.eta_ms),
+        created_at=iso(job.created_at),
+        urls=job_links(job.id),
+    )
+
+
+def turn_views(turns: Sequence[Turn]) -> list[TurnView]:
+    return [TurnView(input=turn.input, output=turn.output) for turn in turns]
+
+
+def failure_view(error: JobError | None) -> FailureView | None:
+    return None if error is None else FailureView(code=error.code, message=error.message, retryable=error.retryable)
+
+
+def job_view(job: Job) -> JobView:
+    """A job in any state."""
+    spec, usage = job.spec, job.usage
+    return JobView(
+        id=job.id,
+        status=job.status.value,
+        mode=spec.mode,
+        model=spec.model,
+        user_id=spec.user_id,
+        priority=spec.priority.value,
+        queue_position=job.queue_position,
+        eta_seconds=_seconds(job.eta_ms),
+        attempt=job.attempt,
+        created_at=iso(job.created_at),
+        started_at=_moment(job.started_at),
+        finished_at=_moment(job.finished_at),
+        expires_at=_moment(job.expires_at),
+        queue_time_ms=job.queue_time_ms,
+        execution_time_ms=job.execution_time_ms,
+        input=spec.prompt,
+        output=job.output,
+        choices=[ChoiceView(index=c.index, text=c.text, finish_reason=c.finish_reason) for c in job.choices],
+        history=turn_views(job.history),
+        usage=UsageView(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.total_tokens,
+            cached_tokens=usage.cached_tokens,
+        )
+        if job.status.ended
+        else None,
+        error=failure_view(job.error),
+        cached=job.cached,
+        cancel_requested=job.cancel_requested,
+        metadata=dict(spec.metadata),
+        batch_id=job.batch_id,
+        custom_id=job.custom_id,
+        urls=job_links(job.id),
+    )
+
+
+def batch_accepted(receipt: Receipt) -> BatchAccepted:
+    """A batch that was just taken in."""
+    assert receipt.batch_id is not None
+    total = len(receipt.ids)
+    return BatchAccepted(
+        id=receipt.batch_id,
+        status="in_progress",
+        counts=Counts(total=total, queued=total, running=0, succeeded=0, failed=0, canceled=0, expired=0),
+        created_at=iso(receipt.created_at),
+        urls=Links(self=batch_url(receipt.batch_id)),
+    )
+
+
+def batch_done(batch: Batch) -> bool:
+    """Whether every job of it that is still kept has ended."""
+    return all(job.status.ended for job in batch.jobs)
+
+
+def batch_counts(batch: Batch) -> Counts:
+    return Counts(total=batch.size, **{status.value: count for status, count in batch.counts().items()})
+
+
+def batch_view(batch: Batch) -> BatchView:
+    """A batch in any state."""
+    done = batch_done(batch)
+    return BatchView(
+        id=batch.id,
+        status="completed" if done else "in_progress",
+        counts=batch_counts(batch),
+        created_at=iso(batch.created_at),
+        urls=Links(self=batch_url(batch.id)),
+        jobs=[
+            BatchJob(id=job.id, custom_id=job.custom_id, status=job.status.value, urls=job_links(job.id))
+            for job in batch.jobs
+        ],
+        inputs=[job.spec.prompt for job in batch.jobs] if done else None,
+        outputs=[job.output for job in batch.jobs] if done else None,
+        history=[turn_views(job.history) for job in batch.jobs] if done else None,
+    )
+
+
+def batch_eta(batch: Batch) -> int | None:
+    """Milliseconds until the last of its waiting jobs should start; None where none waits."""
+    return max((job.eta_ms for job in batch.jobs if job.status is JobStatus.QUEUED and job.eta_ms), default=None)
+
+
+def key_view(key: ApiKey) -> KeyView:
+    return KeyView(**_key_fields(key))
+
+
+def new_key_view(key: ApiKey, secret: str) -> NewKeyView:
+    return NewKeyView(**_key_fields(key), key=secret)
+
+
+def _key_fields(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "prefix": key.prefix,
+        "created_at": iso(key.created_at),
+        "weight": key.weight,
+        "requests_per_minute": key.requests_per_minute,
+        "tokens_per_day": key.tokens_per_day,
+        "max_queued": key.max_queued,
+    }
