@@ -92,7 +92,7 @@ class RedisStore:
                 "max_queued": submission.max_queued,
                 "max_waiting": submission.max_waiting,
                 "tokens_per_day": submission.tokens_per_day,
-                "weight": submission.weight,
+                "weight": submission.weight if submission.weight != 1 else None,
                 "chosen": submission.chosen_id or None,
                 "rate": asdict(submission.rate_limit) if submission.rate_limit else None,
                 "idem": _idempotency_arguments(submission.idempotency) if submission.idempotency else None,

@@ -103,7 +103,7 @@ class TestLimits:
         assert first.headers["x-ratelimit-remaining-tokens"] == "8"
         assert first.headers["x-ratelimit-reset-tokens"].endswith("s")
         house.run(first.json["id"])
-        assert house.store.client.hget(f"{house.store.prefix}weights", "shop") == "5"
+        assert house.store.client.hget(f"{house.store.prefix}job:shop:{first.json['id']}", "weight") == "5"
         second = house.call("POST", "/api/generate", json={"prompt": "a"}, headers=headers)
         assert (second.status_code, second.headers.get("x-ratelimit-remaining-tokens")) == (429, None)
         assert error_of(second)["code"] == "rate_limited"

@@ -21,8 +21,8 @@ end
 
 -- Tokens that an attempt took, on the tenant's counter and in its usage of the day. `charged`: what the counter was
 -- charged when the job was sent.
-local function account(tenant, model, key_id, charged, prompt, completion)
-  charge(model, tenant, prompt + 2 * completion - charged)
+local function account(tenant, model, key_id, weight, charged, prompt, completion)
+  charge(model, tenant, (prompt + 2 * completion) / weight - charged)
   local day = math.floor(redis.call('TIME')[1] / 86400)
   local usage = P .. 'usage:' .. tenant .. ':' .. day
   local name = key_id .. '|' .. model .. '|'

@@ -7,7 +7,7 @@
 --   served:M        hash    tenant -> tokens served, weighted; '' -> the floor (see charge)
 --   depth:M         hash    class -> jobs in lines            sent:M        zset  hint sent at -> member
 --   running:M       set     members                           owned:W       set   members that worker W runs
---   queues, paused  set     models                            weights       hash  tenant -> weight
+--   queues, paused  set     models
 --   deadlines       zset    time -> 'queue|MEMBER' or 'run|MEMBER'
 --   waiting         hash    key id -> jobs waiting            seq           counter
 --   attempts:T:ID   string  attempts of a deleted job that may still be spoken of

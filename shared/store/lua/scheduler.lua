@@ -9,10 +9,10 @@ local function set_served(model, tenant, served)
   for _, class in ipairs(CLASSES) do redis.call('ZADD', active_key(model, class), 'XX', served, tenant) end
 end
 
--- Charge (or, below zero, refund) tokens to a tenant.
+-- Charge (or, below zero, refund) weighted tokens to a tenant: tokens over the weight of the key that submitted the job,
+-- so that keys of one tenant may differ.
 local function charge(model, tenant, tokens)
-  local weight = number(redis.call('HGET', P .. 'weights', tenant), 1)
-  set_served(model, tenant, number(redis.call('HGET', P .. 'served:' .. model, tenant), 0) + tokens / weight)
+  set_served(model, tenant, number(redis.call('HGET', P .. 'served:' .. model, tenant), 0) + tokens)
 end
 
 local function has_line(model, tenant)

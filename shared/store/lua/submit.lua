@@ -68,19 +68,18 @@ if a.max_queued then
   if waiting + #a.jobs > a.max_queued then return { 'queue_limit', remaining, reset_s } end
 end
 
-redis.call('HSET', P .. 'weights', a.tenant, a.weight or 1)
 local models, hints = {}, {}
 for _, job in ipairs(a.jobs) do
   local seq = redis.call('INCR', P .. 'seq')
   local fields = {
     'status', 'queued', 'spec', job.spec, 'fp', job.fp, 'mode', job.mode, 'model', job.model, 'rank', job.rank,
-    'seq', seq, 'cost', job.cost, 'key_id', a.key_id, 'created_at', now, 'ttl_ms', job.ttl_ms, 'tomb_ms', a.tomb_ms }
+    'seq', seq, 'cost', job.cost / (a.weight or 1), 'key_id', a.key_id, 'created_at', now, 'ttl_ms', job.ttl_ms, 'tomb_ms', a.tomb_ms }
   for _, name in ipairs({ 'user_id', 'custom_id', 'run_ms', 'queue_ms' }) do
     if job[name] then table.insert(fields, name); table.insert(fields, job[name]) end
   end
   local attempts = redis.call('GETDEL', P .. 'attempts:' .. member_of(a.tenant, job.id))
   if attempts then table.insert(fields, 'attempt'); table.insert(fields, attempts) end
-  for _, name in ipairs({ 'batch_id', 'request_id' }) do
+  for _, name in ipairs({ 'batch_id', 'request_id', 'weight' }) do
     if a[name] then table.insert(fields, name); table.insert(fields, a[name]) end
   end
   redis.call('HSET', job_key(a.tenant, job.id), unpack(fields))
