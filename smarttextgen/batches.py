@@ -75,27 +75,27 @@ class Batches:
             batch = clock.patiently(lambda: self.get(batch_id))
 
     def results(
-        self, batch_id: str, *, cursor: str | None = None, timeout: float | None = None
+        self, batch_id: str, *, cursor: str | None = None, follow: bool = True, timeout: float | None = None
     ) -> Iterator[BatchResult]:
         """Each job's result once, in the order in which they end, until all have ended; ``cursor``: only those after it.
 
-        Survives restarts of the service. Raises: WaitTimeoutError after ``timeout`` seconds (None: never);
-        NotFoundError, GoneError; InvalidRequestError for a cursor of another batch.
+        Survives restarts of the service. Without ``follow`` only what is there now. Raises: WaitTimeoutError after
+        ``timeout`` seconds (None: never); NotFoundError, GoneError; InvalidRequestError for a cursor of another batch.
         """
-        for page in self.result_pages(batch_id, cursor=cursor, timeout=timeout):
+        for page in self.result_pages(batch_id, cursor=cursor, follow=follow, timeout=timeout):
             yield from page.data
 
     def result_pages(
-        self, batch_id: str, *, cursor: str | None = None, timeout: float | None = None
+        self, batch_id: str, *, cursor: str | None = None, follow: bool = True, timeout: float | None = None
     ) -> Iterator[ResultPage]:
         """The same in the pieces in which they come, none of them empty: for those who write each down at once."""
         clock = _Looks(batch_id, timeout)
         page = self.result_page(batch_id, cursor=cursor)
-        while page.data or not page.ended:
+        while page.data or (follow and not page.ended):
             if page.data:
                 yield page
                 clock.rewind()
-            if len(page.data) < LARGEST_PAGE and not page.ended:
+            if follow and not page.ended and len(page.data) < LARGEST_PAGE:
                 clock.pause()
             after = page.next_cursor
             page = clock.patiently(lambda: self.result_page(batch_id, cursor=after))  # noqa: B023  called at once
