@@ -171,7 +171,7 @@ def test_it_says_why(seconds: int, reason: str) -> None:
         verify_webhook(JOB, signed(JOB, at=time.time() + seconds), SECRET)
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!", "not base64 é", "whsec_a"])
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!", "whsec_é", "whsec_a", "stg_YWJj", "bm9uc2Vuc2U="])
 def test_what_is_no_secret(secret: str) -> None:
     with pytest.raises(ConfigurationError):
         verify_webhook(JOB, signed(JOB), secret)
