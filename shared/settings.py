@@ -61,7 +61,12 @@ class Settings(BaseSettings):
     echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
 
     # --- the worker
-    worker_name: str | None = Field(None, description="Unique name of a worker process. Default: host, pid, random.")
+    worker_name: str | None = Field(
+        None,
+        max_length=256,
+        pattern=r"^[A-Za-z0-9_@:-][A-Za-z0-9._@:-]*$",
+        description="Unique name of a worker process. Default: host, pid, random.",
+    )
     worker_beat_s: float = Field(1.0, gt=0, le=10, description="Seconds between heartbeats.")
     worker_lease_s: float = Field(
         4.5, gt=1, le=120, validate_default=True, description="A worker without a beat for so long counts as gone."

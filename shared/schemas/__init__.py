@@ -11,6 +11,7 @@ from shared.schemas.answers import (
     DeadLetterView,
     ErrorBody,
     ErrorDetail,
+    EtaErrorView,
     FailureView,
     Health,
     HistoryTurn,
@@ -46,14 +47,15 @@ from shared.schemas.queries import (
     UsageQuery,
     UserPath,
     WaitQuery,
+    WorkerPath,
 )
 from shared.schemas.requests import BatchItem, BatchRequest, GenerateRequest, KeyRequest, Options, Wire, bounded
 from shared.schemas.text import Answer, iso, milliseconds
 
 __all__ = [
     "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchPath", "BatchRequest", "BatchView",
-    "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "FailureView", "GenerateRequest", "Health",
+    "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "EtaErrorView", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
     "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
-    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerView", "bounded", "iso", "milliseconds",
+    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerPath", "WorkerView", "bounded", "iso", "milliseconds",
 ]  # fmt: skip

@@ -242,14 +242,24 @@ class NewKeyView(KeyView):
     key: str
 
 
+class EtaErrorView(Answer):
+    """How far off ``eta_seconds`` was for jobs that have started. ``within``: seconds → how many were off by that at most."""
+
+    jobs: int
+    mean_seconds: float
+    within: dict[str, int]
+
+
 class QueueView(Answer):
-    """A model's queue. ``length``: jobs that wait. ``workers``, ``slots``: of the ready ones."""
+    """A model's queue. ``length``: jobs that wait. ``workers``, ``slots``: of the ready ones. ``eta_error`` is null before the
+    first job has started."""
 
     model: str
     length: int
     paused: bool
     workers: int
     slots: int
+    eta_error: EtaErrorView | None
 
 
 class PurgedView(Answer):

@@ -11,6 +11,7 @@ from shared.schemas.text import (
     CURSOR,
     QUEUE,
     TENANT,
+    WORKER,
     JobId,
     ModelName,
     ModeName,
@@ -99,6 +100,10 @@ class KeyPath(Parameters):
 
 class QueuePath(Parameters):
     model: Annotated[str, Field(min_length=1, max_length=256, pattern=QUEUE)]
+
+
+class WorkerPath(Parameters):
+    worker_id: Annotated[str, Field(min_length=1, max_length=256, pattern=WORKER)]
 
 
 class DeadLetterPath(Parameters):

@@ -123,9 +123,7 @@ class KeyRequest(Strict):
     tenant: str = Field(min_length=1, max_length=64, pattern=TENANT, description="Whose jobs the key sees and makes.")
     name: Text = Field("", max_length=128, description="For people.")
     scopes: list[Scope] = Field(["generate"], min_length=1, max_length=2, description="What the key may do.")
-    weight: int = Field(
-        1, ge=1, le=1000, description="Its jobs' share of the workers beside other tenants that wait."
-    )
+    weight: int = Field(1, ge=1, le=1000, description="Its jobs' share of the workers beside other tenants that wait.")
     requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Default: the deployment's limit.")
     tokens_per_day: int | None = Field(
         None, ge=1, le=10**12, description="Prompt and output tokens a day (UTC). Default: no limit."

@@ -141,6 +141,14 @@ class Stop(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker hears with its beat: which of its running jobs it must stop and why, and whether it is to drain."""
+
+    stops: dict[JobRef, Stop]
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Reconciled:
     """What a pass put right. ``reaped``: workers whose lease ran out; their jobs wait again, or were convicted."""
 
@@ -222,23 +230,33 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class EtaError:
+    """How far off ETAs were: of ``count`` jobs that started, by ``sum_ms`` in all. ``within``: upper bound in milliseconds →
+    jobs that were off by that at most and by more than the bound before; the rest was off by more than the last bound."""
+
+    count: int
+    sum_ms: int
+    within: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """Who is there: the workers with a live lease, the models announced lately (name → info), jobs waiting by model, the
-    paused models, and jobs that run by worker."""
+    paused models, jobs that run by worker, and by model how far off the ETAs were."""
 
     workers: tuple[WorkerInfo, ...]
     models: dict[str, ModelInfo]
     queue_lengths: dict[str, int]
     paused: frozenset[str] = frozenset()
     jobs: dict[str, int] = field(default_factory=dict)
+    eta_errors: dict[str, EtaError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that was convicted: its worker died each time that it ran."""
+    """A job that was convicted when it ended: its worker died each time that it ran."""
 
     job: Job
-    convicted_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,9 +346,13 @@ class JobStore(Protocol):
         """A result of this tenant that must be the same, or None."""
         ...
 
-    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> dict[JobRef, Stop]:
-        """Renew the worker's lease; returns those of its running jobs (with their attempts) that it must stop, and
-        why."""
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> Orders:
+        """Renew the worker's lease; ``running``: its running jobs with their attempts."""
+        ...
+
+    def drain_worker(self, worker: str) -> None:
+        """Tell a worker to drain: it takes nothing new, ends what runs (or hands it back) and exits. Raises:
+        NotFoundError."""
         ...
 
     def listen_for_stops(self, worker: str, stop: Callable[[JobRef], None], ended: threading.Event) -> None:
@@ -360,8 +382,7 @@ class JobStore(Protocol):
         ...
 
     def dead_letters(self, cursor: str | None, limit: int) -> Page[DeadLetter]:
-        """Convicted jobs of all tenants that are still kept, newest first. One that is convicted or requeued between two
-        pages shifts what follows by a place. Raises: InvalidCursorError."""
+        """Convicted jobs of all tenants that are still kept, newest first. Raises: InvalidCursorError."""
         ...
 
     def requeue(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:

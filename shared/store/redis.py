@@ -41,6 +41,7 @@ from shared.store.protocol import (
     JobFilter,
     ModelInfo,
     NewJob,
+    Orders,
     Page,
     Patience,
     RateState,
@@ -137,7 +138,7 @@ class RedisStore:
         )
         following, *rows = self._scripts.run("list", records.dumps(arguments))
         jobs = tuple(records.job(tenant, job_id, flat, place) for job_id, flat, place in rows)
-        return Page(jobs, None if int(following) < 0 else records.cursor(int(following)))
+        return Page(jobs, None if int(following) < 0 else str(following))
 
     def cancel(self, ref: JobRef) -> Job:
         return _one(ref, self._scripts.run("cancel", ref.tenant, ref.id))
@@ -209,7 +210,7 @@ class RedisStore:
         choices, usage, _ = records.parse_result(text)
         return choices, usage
 
-    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> dict[JobRef, Stop]:
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> Orders:
         arguments = {
             "id": worker.id,
             "info": records.worker_json(worker),
@@ -218,7 +219,12 @@ class RedisStore:
             "lease_ms": int(self._retention.worker_lease_s * 1000),
             "running": [[ref.tenant, ref.id, attempt] for ref, attempt in running],
         }
-        return {JobRef.parse(name): Stop(why) for name, why in self._scripts.run("beat", records.dumps(arguments))}
+        drain, *stops = self._scripts.run("beat", records.dumps(arguments))
+        return Orders({JobRef.parse(name): Stop(why) for name, why in stops}, drain=bool(drain))
+
+    def drain_worker(self, worker: str) -> None:
+        if not self._scripts.run("drain", worker):
+            raise NotFoundError("No such worker.")
 
     def listen_for_stops(self, worker: str, stop: Callable[[JobRef], None], ended: threading.Event) -> None:
         with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py leaves it bare
@@ -257,13 +263,13 @@ class RedisStore:
                 return total
 
     def dead_letters(self, cursor: str | None, limit: int) -> Page[DeadLetter]:
-        skip = records.parse_cursor(cursor) or 0
-        rows = self._scripts.run("dead", skip, limit)
+        before = records.parse_cursor(cursor)
+        rows = self._scripts.run("dead", "+inf" if before is None else f"({before}", limit)
         letters = []
-        for member, convicted_at, flat in rows[:limit]:
+        for member, _, flat in rows[:limit]:
             ref = JobRef.parse(member)
-            letters.append(DeadLetter(records.job(ref.tenant, ref.id, flat), int(float(convicted_at))))
-        return Page(tuple(letters), records.cursor(skip + limit) if len(rows) > limit else None)
+            letters.append(DeadLetter(records.job(ref.tenant, ref.id, flat)))
+        return Page(tuple(letters), rows[limit - 1][1] if len(rows) > limit else None)
 
     def requeue(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
         answer = self._scripts.run("retry", ref.tenant, ref.id, "dead")
@@ -288,13 +294,14 @@ class RedisStore:
     # --- everybody's
 
     def fleet(self) -> Fleet:
-        workers, models, lengths, paused, running = self._scripts.run("fleet")
+        workers, models, lengths, paused, running, off = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
             models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
             queue_lengths={model: int(length) for model, length in records.pairs(lengths).items()},
             paused=frozenset(paused),
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},
+            eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
         )
 
     def ping(self) -> None:

@@ -17,8 +17,10 @@
 --   worker:W        string  its announcement                  workers       zset  end of lease -> id
 --   suspects:W      set     members that crashed before and run on W now
 --   models          hash    name -> announcement              capacity      hash  model -> slots of live workers
---   dead            zset    convicted at -> member
+--   dead            zset    seq -> member
 --   stats           hash    ended:STATUS counts, ema_ms:MODEL, requeued, resent, …
+--   eta_error:M     hash    count, sum_ms, le:BOUND -> jobs whose ETA was off by so much and no less than the bound before
+--   drain:W         string  worker W was told to drain
 --   usage:T:DAY     hash    KEY|MODEL|field -> tokens, jobs   hold_until, heard_at  strings (see mind_outages)
 
 local P = KEYS[1]

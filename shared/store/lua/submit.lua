@@ -92,6 +92,10 @@ end
 for model in pairs(models) do dispatch(model, hints) end
 
 local receipt = receipt_of(a.jobs, now)
+if not a.batch_id then
+  local promised = cjson.decode(receipt).etas
+  for i, job in ipairs(a.jobs) do redis.call('HSET', job_key(a.tenant, job.id), 'eta_ms', promised[i]) end
+end
 if a.batch_id then
   local key = P .. 'batch:' .. a.tenant .. ':' .. a.batch_id
   local ids = {}
