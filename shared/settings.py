@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
     worker_beat_s: float = Field(1.0, gt=0, le=10, description="Seconds between heartbeats.")
     worker_lease_s: float = Field(
-        4.5, gt=1, le=120, validate_default=True, description="A worker without a beat for so long counts as gone."
+        4.0, gt=1, le=120, validate_default=True, description="A worker without a beat for so long counts as gone."
     )
     worker_hang_s: float = Field(
         60.0, gt=0, description="An engine that neither steps nor idles for so many seconds hangs; its worker gives up."
