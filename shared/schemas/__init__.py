@@ -5,6 +5,10 @@ from shared.schemas.answers import (
     Alive,
     BatchAccepted,
     BatchJob,
+    BatchLinks,
+    BatchResultView,
+    BatchStatus,
+    BatchSummary,
     BatchView,
     ChoiceView,
     Counts,
@@ -43,6 +47,7 @@ from shared.schemas.queries import (
     PageQuery,
     PreferHeader,
     QueuePath,
+    ResultsQuery,
     UsageQuery,
     UserPath,
     WaitQuery,
@@ -51,9 +56,10 @@ from shared.schemas.requests import BatchItem, BatchRequest, GenerateRequest, Ke
 from shared.schemas.text import Answer, iso, milliseconds
 
 __all__ = [
-    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchPath", "BatchRequest", "BatchView",
+    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchLinks", "BatchPath", "BatchRequest",
+    "BatchResultView", "BatchStatus", "BatchSummary", "BatchView",
     "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
     "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
-    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerView", "bounded", "iso", "milliseconds",
+    "QueuePath", "QueueView", "RequeueLinks", "ResultsQuery", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerView", "bounded", "iso", "milliseconds",
 ]  # fmt: skip
