@@ -5,12 +5,17 @@ from shared.schemas.answers import (
     Alive,
     BatchAccepted,
     BatchJob,
+    BatchLinks,
+    BatchResultView,
+    BatchStatus,
+    BatchSummary,
     BatchView,
     ChoiceView,
     Counts,
     DeadLetterView,
     ErrorBody,
     ErrorDetail,
+    EtaErrorView,
     FailureView,
     Health,
     HistoryTurn,
@@ -43,17 +48,20 @@ from shared.schemas.queries import (
     PageQuery,
     PreferHeader,
     QueuePath,
+    ResultsQuery,
     UsageQuery,
     UserPath,
     WaitQuery,
+    WorkerPath,
 )
 from shared.schemas.requests import BatchItem, BatchRequest, GenerateRequest, KeyRequest, Options, Wire, bounded
 from shared.schemas.text import Answer, iso, milliseconds
 
 __all__ = [
-    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchPath", "BatchRequest", "BatchView",
-    "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "FailureView", "GenerateRequest", "Health",
+    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchLinks", "BatchPath", "BatchRequest",
+    "BatchResultView", "BatchStatus", "BatchSummary", "BatchView",
+    "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "EtaErrorView", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
     "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
-    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerView", "bounded", "iso", "milliseconds",
+    "QueuePath", "QueueView", "RequeueLinks", "ResultsQuery", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerPath", "WorkerView", "bounded", "iso", "milliseconds",
 ]  # fmt: skip
