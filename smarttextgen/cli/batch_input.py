@@ -14,7 +14,7 @@ from smarttextgen.types import BatchRequest
 
 LINES_NAMED = 20
 MOST_JOBS = 10_000  # of the service's batches
-MOST_BYTES = 1_500_000  # of a request's body, below what the service takes unless it is told otherwise
+MOST_BYTES = 32_000_000  # of a request's body: half of what the service takes unless it is told otherwise
 
 
 class BadLinesError(ConfigurationError):

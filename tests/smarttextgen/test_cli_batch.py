@@ -118,7 +118,8 @@ def test_many_lines_make_several_batches(api: FakeApi, prompts: Path, tmp_path: 
         assert each["custom_id"] == (line.get("custom_id") if isinstance(line, dict) else None)
 
 
-def test_parts_of_10_000_lines_and_of_what_a_request_may_weigh() -> None:
+def test_parts_of_10_000_lines_and_of_what_a_request_may_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_input, "MOST_BYTES", 1_500_000)
     items = read_items(b'"a"\n' * 25_000, "x", as_text=False)
     assert [len(part) for part in parts(items)] == [10_000, 10_000, 5_000]
     items = read_items(("字" * 8000 + "\n").encode() * 100, "x", as_text=True)
