@@ -55,6 +55,8 @@ class JobStream:
         """Raises: WaitTimeoutError; the subclass of APIError for an answer that another try will not change."""
         while True:
             event, following = self._retrying()(self._connect)
+            if event is None:
+                return
             # A connection that got on before it was cut ends an outage: the next one has a patience of its own.
             with closing(following), suppress(ConnectionFailedError, ServerError):
                 yield event
@@ -81,15 +83,15 @@ class JobStream:
     def _left(self) -> float:
         return self._deadline - time.monotonic()
 
-    def _connect(self) -> tuple[StreamEvent, Generator[StreamEvent, None, None]]:
-        """A connection that has brought a new event: that one, and what follows.
+    def _connect(self) -> tuple[StreamEvent | None, Generator[StreamEvent, None, None]]:
+        """A connection that has brought a new event: that one (None: there will be no more), and what follows.
 
         Raises: WaitTimeoutError, APIError, ConnectionFailedError.
         """
         if self._left() <= 0:
             raise WaitTimeoutError(self._job_id, self._timeout or 0.0)
         following = self._read()
-        return next(following), following
+        return next(following, None), following
 
     def _read(self) -> Generator[StreamEvent, None, None]:
         """New events of one connection; returns after the last of the job. Raises where it ends before that."""
@@ -99,6 +101,8 @@ class JobStream:
         path = f"/api/jobs/{segment(self._job_id)}/stream"
         with self._transport.stream(path, headers, max(0.01, min(LONGEST_SILENCE_S, self._left()))) as response:
             self._connected = True
+            if response.status_code == httpx.codes.NO_CONTENT:  # the cursor is the last event's
+                return
             response.stream = _UntilDeadline(response.stream, self._check_deadline)
             for sse in _events_of(response):
                 event = _decode(sse)

@@ -28,7 +28,7 @@ class Webhooks:
         return self._endpoint("POST", PATH, body, repeatable=False)
 
     def list(self) -> Iterator[WebhookEndpoint]:
-        """All endpoints, newest first, without their secrets."""
+        """All endpoints but ``default``, newest first, without their secrets."""
         return walk(
             lambda cursor: page_of(
                 WebhookEndpoint, self._transport.request("GET", PATH, params={"cursor": cursor, "limit": 100}).json()

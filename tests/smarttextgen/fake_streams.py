@@ -61,6 +61,8 @@ class Streams:
         cursor = int(asked or 0)
         if cursor > len(log.events):
             return Answer(400, error("invalid_cursor", "That event is still to come."))
+        if log.ended and cursor == len(log.events):
+            return Answer(204)
         cut = self.cuts.pop(0) if self.cuts else None
         pieces = self._body(log, cursor, self.errors.pop(0) if self.errors else None)
         return Answer(

@@ -24,7 +24,14 @@ class Webhooks:
     def route(self, method: str, words: list[str], body: Any, query: dict[str, str]) -> Answer:
         match (method, *words):
             case ("GET",):
-                return Answer(200, {"data": list(self.endpoints.values()), "next_cursor": None, "has_more": False})
+                return Answer(
+                    200,
+                    {
+                        "data": [each for name, each in self.endpoints.items() if name != "default"],
+                        "next_cursor": None,
+                        "has_more": False,
+                    },
+                )
             case ("POST",):
                 self.made += 1
                 endpoint = {"id": f"we_{self.made}", "status": "enabled", "events": ["job.succeeded"], **body}

@@ -28,7 +28,7 @@ def test_endpoints(api: FakeApi, client: Client) -> None:
     assert (made.id, made.secret, made.events) == ("we_1", NEW_SECRET, ("job.failed",))
     client.webhooks.create("https://example.org/hook")
     assert api.seen[-1].body == {"url": "https://example.org/hook"}
-    assert [each.id for each in client.webhooks.list()] == ["default", "we_1", "we_2"]
+    assert [each.id for each in client.webhooks.list()] == ["we_1", "we_2"]
     assert client.webhooks.update("we_1", status="disabled").status == "disabled"
     assert api.seen[-1].body == {"status": "disabled"}
     assert client.webhooks.get("we_1").secret is None

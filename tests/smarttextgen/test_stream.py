@@ -76,6 +76,7 @@ def test_starting_after(api: FakeApi, client: Client) -> None:
     a_log(api, text="abc", size=1)
     assert [event.id for event in client.stream("job_1", starting_after=3)] == [4, 5, 6]
     assert api.streams.cursors == [3]
+    assert list(client.stream("job_1", starting_after=6)) == []
     with pytest.raises(InvalidRequestError):
         list(client.stream("job_1", starting_after=7))
 
