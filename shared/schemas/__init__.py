@@ -24,6 +24,7 @@ from shared.schemas.answers import (
     NewKeyView,
     Page,
     PurgedView,
+    QueuedEvent,
     QueueView,
     RequeueLinks,
     TurnView,
@@ -43,6 +44,8 @@ from shared.schemas.queries import (
     PageQuery,
     PreferHeader,
     QueuePath,
+    StreamHeader,
+    StreamQuery,
     UsageQuery,
     UserPath,
     WaitQuery,
@@ -55,5 +58,5 @@ __all__ = [
     "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
     "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
-    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerView", "bounded", "iso", "milliseconds",
+    "QueuePath", "QueueView", "QueuedEvent", "RequeueLinks", "StreamHeader", "StreamQuery", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerView", "bounded", "iso", "milliseconds",
 ]  # fmt: skip

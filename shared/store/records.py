@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.errors import InvalidCursorError, RateLimitedError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.store.events import Event
 from shared.store.protocol import ModelInfo, Submission, UsageRow, WorkerInfo
 
 
@@ -91,6 +92,11 @@ def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = ()
         eta_ms=int(place[1]) if place else None,
         history=turns_until(turns(history), job_id),
     )
+
+
+def events(entries: Sequence[tuple[str, Sequence[str]]]) -> tuple[Event, ...]:
+    """Entries of a job's log: their ids are ``NUMBER-0``."""
+    return tuple(Event(int(entry_id.partition("-")[0]), kind, value) for entry_id, (_, kind, _, value) in entries)
 
 
 def usage_rows(day: date, fields: Mapping[str, str]) -> Iterator[UsageRow]:

@@ -12,7 +12,7 @@ from shared.errors import StoreUnavailableError
 
 OPERATIONS = (
     "submit", "complete", "get", "list", "cancel", "delete", "batch", "forget",
-    "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead",
+    "claim", "progress", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "log", "latest",
 )  # fmt: skip
 LIBRARY = ("prelude", "events", "outbox", "batches", "scheduler", "ending", "requeue", "fleet_slots")
 """Functions that the operations share, in the order in which they build on each other."""

@@ -12,6 +12,7 @@
 --   waiting         hash    key id -> jobs waiting            seq           counter
 --   attempts:T:ID   string  attempts of a deleted job that may still be spoken of
 --   tomb:T:ID       string  an expired job answers 410        batch:T:ID    hash
+--   events:T:ID     stream  its log, and the channel on which each event is told too (see events.lua)
 --   history:T:USER  list    turns, oldest first               cache:T:KEY   string
 --   idem:SCOPE      hash    idempotency                       key:DIGEST    string, keys hash id -> digest
 --   worker:W        string  its announcement                  workers       zset  end of lease -> id
