@@ -29,6 +29,7 @@ from shared.schemas.answers import (
     NewKeyView,
     Page,
     PurgedView,
+    QueuedEvent,
     QueueView,
     RequeueLinks,
     TurnView,
@@ -49,6 +50,8 @@ from shared.schemas.queries import (
     PreferHeader,
     QueuePath,
     ResultsQuery,
+    StreamHeader,
+    StreamQuery,
     UsageQuery,
     UserPath,
     WaitQuery,
@@ -63,5 +66,5 @@ __all__ = [
     "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "EtaErrorView", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
     "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
-    "QueuePath", "QueueView", "RequeueLinks", "ResultsQuery", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerPath", "WorkerView", "bounded", "iso", "milliseconds",
+    "QueuePath", "QueueView", "QueuedEvent", "RequeueLinks", "ResultsQuery", "StreamHeader", "StreamQuery", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerPath", "WorkerView", "bounded", "iso", "milliseconds",
 ]  # fmt: skip

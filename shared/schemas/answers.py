@@ -37,6 +37,7 @@ class Links(Answer):
 class JobLinks(Links):
     """Where to go on with a job."""
 
+    stream: str
     cancel: str
 
 
@@ -54,6 +55,7 @@ class Accepted(Answer):
                     "created_at": "2026-11-22T12:00:00.000Z",
                     "urls": {
                         "self": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d",
+                        "stream": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/stream",
                         "cancel": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/cancel",
                     },
                 }
@@ -131,6 +133,14 @@ class JobView(Answer):
     batch_id: str | None
     custom_id: str | None
     urls: JobLinks
+
+
+class QueuedEvent(Answer):
+    """The first event of a job's stream: its place, as it is when the stream is opened; null once it does not wait any
+    more."""
+
+    queue_position: int | None
+    eta_seconds: float | None
 
 
 class Counts(Answer):

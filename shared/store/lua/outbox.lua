@@ -3,3 +3,4 @@
 local function outbox_job(tenant, id, event) end -- event: job.started, job.succeeded, …
 
 local function outbox_batch(tenant, batch_id) end -- batch.completed; the batch's hash may hold hook_url and hook_filter
+local function outbox_output(tenant, id) end -- new output of a job whose record has hook_output
