@@ -17,7 +17,7 @@ from api.errors import ValidationFailedError
 from api.hints import Hints
 from api.identity import KeyMemory, caller
 from api.limits import WINDOW_S
-from api.tracing import request_id
+from api.tracing import request_id, traceparent
 from shared.errors import AuthenticationError, UnavailableError
 from shared.settings import Settings
 from shared.store.protocol import Idempotency, JobStore, NewJob, RateLimit, Receipt, Submission
@@ -85,6 +85,7 @@ class Submitter:
             key_id=key.id,
             jobs=jobs,
             request_id=request_id(),
+            traceparent=traceparent(),
             batch_id=batch_id,
             batch_ttl_s=self.settings.max_result_ttl_s,
             key_digest=key.digest,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from shared.job import Job, JobError, JobStatus, Turn
@@ -26,9 +26,11 @@ from shared.schemas import (
     UsageView,
     iso,
 )
+from shared.schemas.answers import WebhookStatus
 from shared.store.protocol import Batch, Receipt
 
 LONGEST_RETRY_S = 10
+_WEBHOOK_STATUS: Mapping[str, WebhookStatus] = {status: status for status in get_args(WebhookStatus)}
 
 
 def retry_after(eta_ms: int | None) -> str:
@@ -125,6 +127,7 @@ def job_view(job: Job) -> JobView:
         metadata=dict(spec.metadata),
         batch_id=job.batch_id,
         custom_id=job.custom_id,
+        webhook_status=_WEBHOOK_STATUS.get(job.webhook_status or ""),
         urls=job_links(job.id),
     )
 

@@ -82,6 +82,7 @@ class Submission:
     key_id: str
     jobs: tuple[NewJob, ...]
     request_id: str | None = None
+    traceparent: str | None = None
     batch_id: str | None = None
     batch_ttl_s: int = 86_400
     key_digest: str | None = None
@@ -224,13 +225,14 @@ class WorkerInfo:
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Who is there: the workers with a live lease, the models announced lately (name → info), jobs waiting by model, the
-    paused models, and jobs that run by worker."""
+    paused models, jobs that run by worker, and how many couriers there are."""
 
     workers: tuple[WorkerInfo, ...]
     models: dict[str, ModelInfo]
     queue_lengths: dict[str, int]
     paused: frozenset[str] = frozenset()
     jobs: dict[str, int] = field(default_factory=dict)
+    couriers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ class RedisStore:
                 "key_id": submission.key_id,
                 "key_digest": submission.key_digest,
                 "request_id": submission.request_id,
+                "traceparent": submission.traceparent,
                 "batch_id": submission.batch_id,
                 "batch_ttl_ms": submission.batch_ttl_s * 1000,
                 "tomb_ms": self._retention.tombstone_ttl_s * 1000,
@@ -114,6 +115,8 @@ class RedisStore:
                 "rank": PRIORITY_RANK[new.spec.priority],
                 "cost": expected_cost(new.spec),
                 "ttl_ms": ttl_s * 1000,
+                "hook_url": new.spec.webhook,
+                "hook_filter": " ".join(new.spec.webhook_events_filter) if new.spec.webhook else None,
                 "queue_ms": new.spec.queue_timeout_s and new.spec.queue_timeout_s * 1000,
                 "run_ms": new.spec.execution_timeout_s and new.spec.execution_timeout_s * 1000,
             }
@@ -288,13 +291,14 @@ class RedisStore:
     # --- everybody's
 
     def fleet(self) -> Fleet:
-        workers, models, lengths, paused, running = self._scripts.run("fleet")
+        workers, models, lengths, paused, running, couriers = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
             models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
             queue_lengths={model: int(length) for model, length in records.pairs(lengths).items()},
             paused=frozenset(paused),
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},
+            couriers=int(couriers),
         )
 
     def ping(self) -> None:

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- fleet: who is there. Returns {workers' announcements, models (flat), {model, waiting, …}, paused models, {worker, running, …}}.
+-- fleet: who is there. Returns {workers' announcements, models (flat), {model, waiting, …}, paused models, {worker, running, …}, couriers}.
 local workers, running = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', now_ms(), '+inf')) do
   local info = redis.call('GET', P .. 'worker:' .. id)
@@ -16,4 +16,5 @@ for _, model in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   table.insert(lengths, model)
   table.insert(lengths, waiting)
 end
-return { workers, redis.call('HGETALL', P .. 'models'), lengths, redis.call('SMEMBERS', P .. 'paused'), running }
+return { workers, redis.call('HGETALL', P .. 'models'), lengths, redis.call('SMEMBERS', P .. 'paused'), running,
+  redis.call('ZCOUNT', P .. 'couriers', now_ms(), '+inf') }

@@ -75,12 +75,12 @@ for _, job in ipairs(a.jobs) do
   local fields = {
     'status', 'queued', 'spec', job.spec, 'fp', job.fp, 'mode', job.mode, 'model', job.model, 'rank', job.rank,
     'seq', seq, 'cost', job.cost, 'key_id', a.key_id, 'created_at', now, 'ttl_ms', job.ttl_ms, 'tomb_ms', a.tomb_ms }
-  for _, name in ipairs({ 'user_id', 'custom_id', 'run_ms', 'queue_ms' }) do
+  for _, name in ipairs({ 'user_id', 'custom_id', 'run_ms', 'queue_ms', 'hook_url', 'hook_filter' }) do
     if job[name] then table.insert(fields, name); table.insert(fields, job[name]) end
   end
   local attempts = redis.call('GETDEL', P .. 'attempts:' .. member_of(a.tenant, job.id))
   if attempts then table.insert(fields, 'attempt'); table.insert(fields, attempts) end
-  for _, name in ipairs({ 'batch_id', 'request_id' }) do
+  for _, name in ipairs({ 'batch_id', 'request_id', 'traceparent' }) do
     if a[name] then table.insert(fields, name); table.insert(fields, a[name]) end
   end
   redis.call('HSET', job_key(a.tenant, job.id), unpack(fields))
