@@ -14,8 +14,9 @@ from api.errors import of_validation, register_errors
 from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
-from api.parsing import StrictRequest, refuse_malformed
+from api.parsing import StrictRequest, bound_bodies, refuse_malformed
 from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, operations, usage
+from api.routes import webhooks as webhook_routes
 from api.routing import Route, mount
 from api.security import register_security
 from api.services import EXTENSION, Services
@@ -32,6 +33,8 @@ from shared.store.connection import connect, ended_channel, key_prefix
 from shared.store.protocol import JobStore
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
+from shared.webhooks import RedisWebhookStore, WebhookStore
+from shared.webhooks.redis import Limits
 
 
 def create_app(
@@ -43,6 +46,7 @@ def create_app(
     modes: Modes,
     room: WaitingRoom,
     fleet: FleetView,
+    webhooks: WebhookStore,
 ) -> DocumentedApp:
     """An app of these parts. It starts no thread and makes no connection."""
     app = DocumentedApp("api")
@@ -62,12 +66,14 @@ def create_app(
         admission=Admission(modes, fleet, ContextGuard(store)),
         submitter=Submitter(store, hints, memory, settings),
         hints=hints,
+        webhooks=webhooks,
     )
     register_errors(app)
     register_tracing(app)
     app.before_request(refuse_malformed)
     table = _routes(settings, modes)
     register_identity(app, memory, mount(app, table))
+    bound_bodies(app, {route.name: route.most_bytes for route in table if route.most_bytes})
     _describe(app, table)
     app.register_blueprint(docs.blueprint)
     register_security(app, settings.cors_origins)
@@ -79,10 +85,11 @@ def _routes(settings: Settings, modes: Modes) -> list[Route]:
     return [
         *generate.routes(wire),
         *jobs.routes(wire),
-        *batches.routes(),
+        *batches.routes(wire, settings),
         *history.routes(),
         *catalog.routes(),
         *usage.routes(),
+        *webhook_routes.routes(wire),
         *keys.routes(),
         *operations.routes(),
         *health.routes(),
@@ -115,6 +122,7 @@ def build_app(settings: Settings | None = None) -> Flask:
         modes=load_modes(settings.modes_file),
         room=room,
         fleet=fleet,
+        webhooks=RedisWebhookStore(client, key_prefix(settings), Limits.of(settings)),
     )
     fleet.start()
     Listener(connect(settings, max_connections=2), ended_channel(settings), room).start()

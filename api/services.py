@@ -18,6 +18,7 @@ from shared.keys import KeyStore
 from shared.modes import Modes
 from shared.settings import Settings
 from shared.store.protocol import JobStore
+from shared.webhooks import WebhookStore
 
 EXTENSION = "smarttextgen"
 
@@ -36,6 +37,7 @@ class Services:
     admission: Admission
     submitter: Submitter
     hints: Hints
+    webhooks: WebhookStore
     draining: threading.Event = field(default_factory=threading.Event)
 
     def drain(self) -> None:

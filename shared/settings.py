@@ -62,10 +62,15 @@ class Settings(BaseSettings):
     echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
 
     # --- the worker
-    worker_name: str | None = Field(None, description="Unique name of a worker process. Default: host, pid, random.")
+    worker_name: str | None = Field(
+        None,
+        max_length=256,
+        pattern=r"^[A-Za-z0-9_@:-][A-Za-z0-9._@:-]*$",
+        description="Unique name of a worker process. Default: host, pid, random.",
+    )
     worker_beat_s: float = Field(1.0, gt=0, le=10, description="Seconds between heartbeats.")
     worker_lease_s: float = Field(
-        4.5, gt=1, le=120, validate_default=True, description="A worker without a beat for so long counts as gone."
+        4.0, gt=1, le=120, validate_default=True, description="A worker without a beat for so long counts as gone."
     )
     worker_hang_s: float = Field(
         60.0, gt=0, description="An engine that neither steps nor idles for so many seconds hangs; its worker gives up."
@@ -84,16 +89,17 @@ class Settings(BaseSettings):
     api_workers: int = Field(1, ge=1, le=64, description="gunicorn processes.")
     api_threads: int = Field(64, ge=2, le=1024, description="Threads a gunicorn process.")
     api_max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="Largest request body, bytes.")
+    api_max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body of a batch, bytes.")
     api_max_waiters: int = Field(48, ge=0, description="Long polls at the same time in a process; more answer at once.")
     api_key_cache_s: float = Field(5.0, ge=0, le=60, description="Seconds that a looked-up API key is remembered.")
     cors_origins: CommaList = Field((), description="Origins that browsers may call from, comma-separated.")
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters.")
     max_new_tokens: int = Field(500, ge=10, description="Ceiling of max_length, tokens.")
-    max_batch_size: int = Field(500, ge=1, le=500, description="Most prompts in one batch.")
+    max_batch_size: int = Field(10_000, ge=1, le=10_000, description="Most prompts in one batch.")
     max_wait_s: int = Field(60, ge=0, le=300, description="Longest long poll, seconds.")
     default_requests_per_minute: int = Field(600, ge=1, description="Limit of a key that has none of its own.")
     max_waiting: int = Field(1_000_000, ge=1, description="Jobs waiting in all; beyond, submits are answered 503.")
-    default_max_queued: int = Field(10_000, ge=1, description="Jobs waiting for a key that has no cap of its own.")
+    default_max_queued: int = Field(20_000, ge=1, description="Jobs waiting for a key that has no cap of its own.")
 
     # --- webhooks and the courier
     webhook_allowlist: CommaList = Field(

@@ -45,7 +45,7 @@ class Background:
 
 class Heartbeat(Background):
     """Beats every ``interval_s`` seconds while ``healthy`` says so; the first time that it does not, ``on_sick`` is called
-    and no beat follows, so that the lease runs out."""
+    and no beat follows, so that the lease runs out. ``on_drain`` is called once, when an operator wants this worker to drain."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Heartbeat(Background):
         interval_s: float,
         healthy: Callable[[], bool],
         on_sick: Callable[[], None],
+        on_drain: Callable[[], None],
     ) -> None:
         self._store = store
         self._runner = runner
@@ -63,6 +64,8 @@ class Heartbeat(Background):
         self._interval_s = interval_s
         self._healthy = healthy
         self._on_sick = on_sick
+        self._on_drain = on_drain
+        self._told_to_drain = False
         super().__init__("heartbeat")
 
     def start(self) -> None:
@@ -85,8 +88,12 @@ class Heartbeat(Background):
 
     def _beat(self) -> None:
         try:
-            for ref, why in self._store.beat(self._info, self._runner.running()).items():
+            orders = self._store.beat(self._info, self._runner.running())
+            for ref, why in orders.stops.items():
                 self._runner.stop(ref, why)
+            if orders.drain and not self._told_to_drain:
+                self._told_to_drain = True
+                self._on_drain()
         except StoreUnavailableError as error:
             log.warning("no heartbeat", reason=error.message)
         except Exception:

@@ -30,12 +30,14 @@ from worker.engine.protocol import Engine
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
-from worker.runner import Runner, patiently
+from worker.runner import Runner, StorePatience
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h: a setting is wrong, and starting again will not help."""
+EXIT_UNAVAILABLE = 75
+"""EX_TEMPFAIL: no Redis answers; start again later."""
 EXIT_MODEL = 69
 """EX_UNAVAILABLE: the model could not be loaded."""
 EXIT_ENGINE = 70
@@ -55,7 +57,8 @@ class Worker:
     """What one worker process is made of. ``start`` builds the engine and the rest.
 
     build_engine: called once, in the worker process; other Celery commands load the app too and must load no model.
-    require_server: called first; raises ConfigurationError where there is no Redis, or one that jobs cannot be trusted to.
+    require_server: called first; raises StoreUnavailableError where there is no Redis, ConfigurationError where there is one
+    that jobs cannot be trusted to.
     """
 
     def __init__(
@@ -89,8 +92,8 @@ class Worker:
         self._runner.run(ref)
 
     def start(self) -> int:
-        """Load and warm the model, then announce. Returns the engine's slots. Raises: ModelLoadError,
-        ConfigurationError."""
+        """Load and warm the model, then announce. Returns the engine's slots. Raises: ModelLoadError, ConfigurationError,
+        StoreUnavailableError."""
         self._require_server()
         modes = load_modes(self.settings.modes_file)
         engine = self._engine = self._build_engine()
@@ -104,6 +107,7 @@ class Worker:
             interval_s=self.settings.worker_beat_s,
             healthy=Pulse(engine, self.settings.worker_hang_s),
             on_sick=self._give_up,
+            on_drain=self._leave,
         )
         self._reconciler = Reconciler(
             self._store,
@@ -123,7 +127,7 @@ class Worker:
         tokenizer = engine.tokenizer_json()
         digest = hashlib.sha256(tokenizer).hexdigest() if tokenizer else None
         if tokenizer and digest:
-            patiently(self._store.put_tokenizer)(digest, tokenizer)
+            StorePatience()(self._store.put_tokenizer)(digest, tokenizer)
         model = ModelInfo(
             name=self.settings.public_model_name,
             revision=info.revision,
@@ -144,6 +148,13 @@ class Worker:
         by_force = threading.Timer(self.settings.worker_lease_s, os._exit, (EXIT_ENGINE,))
         by_force.daemon = True
         by_force.start()
+
+    def _leave(self) -> None:
+        """An operator wants this worker gone: what a first SIGTERM does. Called in the heartbeat's thread."""
+        log.info("told to drain")
+        self.drain(self.settings.worker_drain_s)
+        if not celery_state.should_stop:
+            celery_state.should_stop = 0  # type: ignore[assignment]  # as above
 
     def signaled(self, *, at_once: bool) -> None:
         """Told to stop: drain for the set time. Told again, or told so: hand back at once what still runs. Called in a
@@ -221,6 +232,8 @@ def install(celery: Celery, worker: Worker) -> None:
                 parent.max_concurrency = worker.start() + SPARE_THREADS
             except ConfigurationError as error:
                 stop_with(error, EXIT_CONFIGURATION)
+            except StoreUnavailableError as error:
+                stop_with(error, EXIT_UNAVAILABLE)
             except SmartTextGenError as error:
                 stop_with(error, EXIT_MODEL)
 

@@ -42,8 +42,8 @@ def connect(settings: Settings, *, max_connections: int = 100, timeout_s: float 
 def require_server(client: Client, *, patience_s: float = START_PATIENCE_S) -> None:
     """Wait for the server, and see that it keeps what it is given.
 
-    Raises: ConfigurationError, saying what to do: nobody answers within ``patience_s``, or memory is bounded and the server
-    would rather throw records away than refuse new ones.
+    Raises, saying what to do: StoreUnavailableError (nobody answers within ``patience_s``), ConfigurationError (memory is
+    bounded and the server would rather throw records away than refuse new ones).
     """
     memory = _memory_of(client, time.monotonic() + patience_s)
     policy = memory.get("maxmemory_policy", "noeviction")
@@ -61,7 +61,7 @@ def _memory_of(client: Client, deadline: float) -> dict[str, Any]:
         except StoreUnavailableError as error:
             if time.monotonic() > deadline:
                 message = f"No Redis answers at {_place(client)}: start one, or set REDIS_URL to where it is."
-                raise ConfigurationError(message) from error
+                raise StoreUnavailableError(message) from error
             time.sleep(0.2)
 
 

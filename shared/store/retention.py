@@ -17,7 +17,7 @@ class Retention:
     cache_ttl_s: int = 3_600
     history_max_turns: int = 50
     history_ttl_s: int = 30 * 86_400
-    worker_lease_s: float = 4.5
+    worker_lease_s: float = 4.0
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

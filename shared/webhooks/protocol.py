@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from shared.job import Job
+from shared.store.batches import Batch
 from shared.store.protocol import Page
 
 DEFAULT_ENDPOINT = "default"
@@ -86,15 +87,15 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is to be told. ``payload`` is its text once it was rendered; until then the job as it was when it happened (for
-    ``job.output`` with the text so far)."""
+    """What is to be told. ``payload`` is its text once it was rendered; until then the job or the batch as it was when it
+    happened, for ``job.output`` with the text so far."""
 
     id: str
     type: str
     at: int
     payload: str | None = None
     job: Job | None = None
-    batch_id: str | None = None
+    batch: Batch | None = None
     text: str | None = None
 
 

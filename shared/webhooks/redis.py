@@ -17,6 +17,7 @@ from shared.settings import Settings
 from shared.store import records
 from shared.store.connection import Client
 from shared.store.protocol import Page
+from shared.store.redis_batches import batch_record
 from shared.store.scripts import Scripts, Shelf, guarded
 from shared.webhooks.protocol import (
     DEFAULT_ENDPOINT,
@@ -158,7 +159,7 @@ class RedisWebhookStore:
         )
         following, *rows = self._scripts.run("log", records.dumps(arguments))
         found = tuple(_delivery(tenant, delivery_id, records.pairs(flat)) for delivery_id, flat in rows)
-        return Page(found, None if int(following) < 0 else records.cursor(int(following)))
+        return Page(found, None if int(following) < 0 else str(following))
 
     def redeliver(self, tenant: str, endpoint_id: str, delivery_id: str) -> Delivery:
         answer = self._scripts.run("redeliver", tenant, endpoint_id, delivery_id)
@@ -302,15 +303,17 @@ def _errand(row: list[Any], now: int) -> Errand:
 
 
 def _message(tenant: str, message_id: str, fields: Mapping[str, str], turns: Sequence[str]) -> Message:
-    job = None
-    if "record" in fields:
+    job = batch = None
+    if "record" in fields and "job_id" in fields:
         job = records.job(tenant, fields["job_id"], json.loads(fields["record"]), history=turns)
+    elif "record" in fields:
+        batch = batch_record(tenant, fields["batch_id"], [json.loads(fields["record"]), None])
     return Message(
         id=message_id,
         type=fields["type"],
         at=int(fields["at"]),
         payload=fields.get("payload"),
         job=job,
-        batch_id=fields.get("batch_id"),
+        batch=batch,
         text=fields.get("text"),
     )

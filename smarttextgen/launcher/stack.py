@@ -115,7 +115,7 @@ class Stack:
             needs=(Kind.REDIS,),
             start_timeout_s=self._options.start_timeout_s,
             stop_grace_s=_seconds("WORKER_DRAIN_S", 30.0) + 10.0,
-            lingers_s=_seconds("WORKER_LEASE_S", 4.5) + 1.0,
+            lingers_s=_seconds("WORKER_LEASE_S", 4.0) + 1.0,
         )
 
     def _api(self) -> PartSpec:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from shared.schemas import iso
-from shared.views import job_view
+from shared.views import batch_summary, job_view
 from shared.webhooks import Message
 
 
@@ -17,6 +17,8 @@ def render(message: Message) -> str:
 
 
 def _data(message: Message) -> dict[str, Any]:
+    if message.batch is not None:
+        return batch_summary(message.batch).model_dump(mode="json", by_alias=True)
     assert message.job is not None
     job = message.job
     if message.type == "job.output":

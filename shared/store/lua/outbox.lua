@@ -69,25 +69,39 @@ local function outbox_job(tenant, id, event)
   if event ~= 'job.started' then redis.call('HSET', key, 'hook_status', 'pending') end
 end
 
+-- What the first choice of a running job has so far, as its streams read it (see events.lua).
+local function text_so_far(tenant, id)
+  local parts = {}
+  for _, entry in ipairs(redis.call('XRANGE', P .. 'events:' .. tenant .. ':' .. id, '-', '+')) do
+    local kind, value = entry[2][2], entry[2][4]
+    if kind == 'started' or kind == 'restarted' then parts = {} end
+    if kind == '0' then table.insert(parts, value) end
+  end
+  return table.concat(parts)
+end
+
 -- A running job has more text; told at most each OUTPUT_PAUSE_MS. Called only where the record has hook_output.
--- text: what its first choice has so far.
-local function outbox_output(tenant, id, text)
+local function outbox_output(tenant, id)
   local key, now = job_key(tenant, id), now_ms()
   if now - number(redis.call('HGET', key, 'hook_output_at'), 0) < OUTPUT_PAUSE_MS then return end
   local job = hooks_of_job(tenant, id)
   if not wanted(tenant, job, 'job.output') then return end
   redis.call('HSET', key, 'hook_output_at', now)
-  post_of_job(tenant, id, job, 'job.output', 'output_' .. string.format('%.0f', now), now, { 'text', text })
+  post_of_job(tenant, id, job, 'job.output', 'output_' .. string.format('%.0f', now), now, { 'text', text_so_far(tenant, id) })
 end
 
 -- The last job of a batch has ended. The batch has hook_url and hook_filter where it was submitted with a webhook.
 local function outbox_batch(tenant, batch_id)
-  local batch = redis.call('HMGET', P .. 'batch:' .. tenant .. ':' .. batch_id, 'hook_url', 'hook_filter')
+  local key = P .. 'batch:' .. tenant .. ':' .. batch_id
+  local batch = redis.call('HMGET', key, 'hook_url', 'hook_filter', 'completed_at')
   local own = batch[1] and asks(batch[2], 'batch.completed')
   if not own and not endpoints_want(tenant, 'batch.completed') then return end
-  local fields = { 'batch_id', batch_id }
+  local fields = { 'batch_id', batch_id, 'record', cjson.encode(redis.call('HGETALL', key)) }
   if own then table.insert(fields, 'url'); table.insert(fields, batch[1]) end
-  post(tenant, 'msg_' .. batch_id .. '_completed', 'batch.completed', now_ms(), fields)
+  for i, value in ipairs(redis.call('HMGET', key, 'request_id', 'traceparent')) do
+    if value then table.insert(fields, ({ 'request_id', 'traceparent' })[i]); table.insert(fields, value) end
+  end
+  post(tenant, table.concat({ 'msg', batch_id, batch[3] }, '_'), 'batch.completed', batch[3], fields)
 end
 
 -- A job is deleted: so is what its messages hold. The deliveries that wait come up now, find nothing, and end.

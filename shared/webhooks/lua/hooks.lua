@@ -2,7 +2,7 @@
 
 local function endpoint_key(tenant, id) return P .. 'endpoint:' .. tenant .. ':' .. id end
 
-local function log_key(tenant, endpoint) return P .. 'deliveries:' .. tenant .. ':' .. endpoint end
+local function deliveries_key(tenant, endpoint) return P .. 'deliveries:' .. tenant .. ':' .. endpoint end
 
 local function is_end(event)
   return event == 'job.succeeded' or event == 'job.failed' or event == 'job.canceled' or event == 'job.expired'
@@ -29,7 +29,7 @@ local function deliver(tenant, message, event, endpoint, url, id)
     if about[i] then table.insert(fields, name); table.insert(fields, about[i]) end
   end
   redis.call('HSET', delivery_key(member), unpack(fields))
-  local log = log_key(tenant, endpoint)
+  local log = deliveries_key(tenant, endpoint)
   redis.call('ZADD', log, redis.call('INCR', P .. 'delivery_seq'), id)
   for _, old in ipairs(redis.call('ZRANGE', log, 0, 2)) do -- what is over goes as new ones come
     if redis.call('EXISTS', delivery_key(member_of(tenant, old))) == 0 then redis.call('ZREM', log, old) end
@@ -51,7 +51,7 @@ local function settle(tenant, id, status, keep_ms)
   redis.call('HDEL', key, 'next_at', 'lease')
   if status == 'delivered' then redis.call('HSET', key, 'delivered_at', now_ms()) end
   redis.call('PEXPIRE', key, keep_ms)
-  redis.call('PEXPIRE', log_key(tenant, seen[3]), keep_ms + MESSAGES_OF_A_JOB_MS)
+  redis.call('PEXPIRE', deliveries_key(tenant, seen[3]), keep_ms + MESSAGES_OF_A_JOB_MS)
   set_due(seen[2], member, nil)
   local message = message_key(tenant, seen[1])
   if redis.call('EXISTS', message) == 0 then return end

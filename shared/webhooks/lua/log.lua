@@ -2,7 +2,7 @@
 -- log: a page of an endpoint's deliveries, newest first. ARGV[1]: JSON {tenant, endpoint, status?, before?, limit, scan}.
 -- Returns {next, {id, fields}…}; next is the sequence number to go on below, or -1 at the end.
 local a = cjson.decode(ARGV[1])
-local log = log_key(a.tenant, a.endpoint)
+local log = deliveries_key(a.tenant, a.endpoint)
 local found, below, seen = { -1 }, a.before and '(' .. string.format('%.0f', a.before) or '+inf', 0
 while true do
   local chunk = redis.call('ZREVRANGEBYSCORE', log, below, '-inf', 'WITHSCORES', 'LIMIT', 0, 100)

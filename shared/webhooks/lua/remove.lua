@@ -4,11 +4,11 @@
 local tenant, id = ARGV[1], ARGV[2]
 if redis.call('ZREM', P .. 'endpoints:' .. tenant, id) == 0 then return 0 end
 count_events(tenant, id, -1)
-for _, delivery in ipairs(redis.call('ZRANGE', log_key(tenant, id), -1000, -1)) do
+for _, delivery in ipairs(redis.call('ZRANGE', deliveries_key(tenant, id), -1000, -1)) do
   local member = member_of(tenant, delivery)
   local waits = redis.call('HMGET', delivery_key(member), 'status', 'lane')
   if waits[1] == 'pending' then set_due(waits[2], member, now_ms()) end
 end
 wake_couriers()
-redis.call('DEL', endpoint_key(tenant, id), log_key(tenant, id))
+redis.call('DEL', endpoint_key(tenant, id), deliveries_key(tenant, id))
 return 1
