@@ -18,6 +18,7 @@ from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
 from api.parsing import StrictRequest, bound_bodies, refuse_malformed
 from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, operations, streams, usage
+from api.routes import webhooks as webhook_routes
 from api.routing import Route, mount
 from api.security import register_security
 from api.services import EXTENSION, Services
@@ -36,6 +37,8 @@ from shared.store.connection import connect, connect_async, ended_channel, key_p
 from shared.store.protocol import JobStore
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
+from shared.webhooks import RedisWebhookStore, WebhookStore
+from shared.webhooks.redis import Limits
 
 
 def create_app(
@@ -48,6 +51,7 @@ def create_app(
     room: WaitingRoom,
     fleet: FleetView,
     hub: Hub,
+    webhooks: WebhookStore,
 ) -> DocumentedApp:
     """An app of these parts. It starts no thread and makes no connection."""
     app = DocumentedApp("api")
@@ -68,6 +72,7 @@ def create_app(
         submitter=Submitter(store, hints, memory, settings),
         hints=hints,
         streams=hub,
+        webhooks=webhooks,
     )
     register_errors(app)
     register_tracing(app)
@@ -98,6 +103,7 @@ def _routes(settings: Settings, modes: Modes) -> list[Route]:
         *history.routes(),
         *catalog.routes(),
         *usage.routes(),
+        *webhook_routes.routes(wire),
         *keys.routes(),
         *operations.routes(),
         *health.routes(),
@@ -131,6 +137,7 @@ def build_app(settings: Settings | None = None) -> Flask:
         room=room,
         fleet=fleet,
         hub=hub_of(settings, store, lambda: connect_async(settings), key_prefix(settings)),
+        webhooks=RedisWebhookStore(client, key_prefix(settings), Limits.of(settings)),
     )
     fleet.start()
     Listener(connect(settings, max_connections=2), ended_channel(settings), room).start()

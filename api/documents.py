@@ -28,8 +28,8 @@ Submit a prompt, get a job id, poll or wait for the end.
 **Idempotency.** `POST /api/generate` and `POST /api/generate_batch` take an `Idempotency-Key` header (1 to 255 printable
 ASCII characters, quoted or bare). For 24 hours the same key with the same body gets the first answer again, with
 `Idempotent-Replayed: true`; with another body it is a 422 `idempotency_key_reused`; while the first request is still
-waiting for its job, a 409. `POST /api/admin/keys` and its `rotate` refuse the header with a 400, because their answer
-holds a secret.
+waiting for its job, a 409. `POST /api/admin/keys` and its `rotate`, `POST /api/webhooks` and its `rotate_secret` refuse the
+header with a 400, because their answer holds a secret.
 
 **Waiting.** `?wait=N`, or `Prefer: wait=N` on a POST or PUT, answers with the finished job if it ends within N seconds.
 
@@ -59,7 +59,7 @@ ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
     403: ("The key lacks the scope.", "insufficient_scope", "permission_error"),
     404: ("There is no such object for this key.", "not_found", "not_found_error"),
     408: ("The body did not arrive in time.", "request_timeout", "invalid_request_error"),
-    409: ("In conflict: `job_already_finished`, `batch_already_finished`, `job_exists`, `job_not_retryable`, `idempotency_in_progress`.",
+    409: ("In conflict: `job_already_finished`, `batch_already_finished`, `job_exists`, `job_not_retryable`, `idempotency_in_progress`, `webhook_limit`, `webhook_endpoint_fixed`, `webhook_endpoint_disabled`.",
           "job_already_finished", "conflict_error"),
     410: ("The object's retention is over: `gone`; or that of a job's events: `stream_gone`.", "gone", "not_found_error"),
     413: ("The body is too large.", "payload_too_large", "invalid_request_error"),

@@ -19,6 +19,7 @@ from shared.keys import KeyStore
 from shared.modes import Modes
 from shared.settings import Settings
 from shared.store.protocol import JobStore
+from shared.webhooks import WebhookStore
 
 EXTENSION = "smarttextgen"
 
@@ -38,6 +39,7 @@ class Services:
     submitter: Submitter
     hints: Hints
     streams: Hub
+    webhooks: WebhookStore
     draining: threading.Event = field(default_factory=threading.Event)
 
     def drain(self) -> None:

@@ -18,7 +18,10 @@
     │   ├── BatchAlreadyFinishedError
     │   ├── JobExistsError            a client-chosen id with another payload
     │   ├── IdempotencyInProgressError
-    │   └── JobNotRetryableError
+    │   ├── JobNotRetryableError
+    │   ├── WebhookLimitError         a tenant's cap of webhook endpoints
+    │   ├── EndpointFixedError        the built-in webhook endpoint cannot be changed
+    │   └── EndpointDisabledError
     ├── IdempotencyKeyReusedError
     ├── RateLimitedError
     │   ├── QueueLimitError           this key's cap of queued jobs
@@ -154,6 +157,24 @@ class JobNotRetryableError(ConflictError):
     """Only failed, expired and canceled jobs can be retried."""
 
     code = "job_not_retryable"
+
+
+class WebhookLimitError(ConflictError):
+    """This tenant has as many webhook endpoints as it may have."""
+
+    code = "webhook_limit"
+
+
+class EndpointFixedError(ConflictError):
+    """The built-in webhook endpoint cannot be changed, and has no address of its own."""
+
+    code = "webhook_endpoint_fixed"
+
+
+class EndpointDisabledError(ConflictError):
+    """The webhook endpoint is disabled."""
+
+    code = "webhook_endpoint_disabled"
 
 
 class IdempotencyInProgressError(ConflictError):

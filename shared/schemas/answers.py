@@ -10,6 +10,7 @@ from shared.schemas.text import Answer, Date, Timestamp
 
 T = TypeVar("T", bound=Answer)
 
+WebhookStatus = Literal["pending", "delivered", "failed"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 
 
@@ -104,7 +105,8 @@ class FailureView(Answer):
 
 
 class JobView(Answer):
-    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end."""
+    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end. ``webhook_status``: how far the
+    webhooks of its end are; null where there are none."""
 
     id: str
     status: Status
@@ -132,6 +134,7 @@ class JobView(Answer):
     metadata: dict[str, str]
     batch_id: str | None
     custom_id: str | None
+    webhook_status: WebhookStatus | None
     urls: JobLinks
 
 
@@ -378,6 +381,7 @@ class Health(Answer):
     api_key_status: Literal["required"]
     environment: str
     workers: int
+    couriers: int
     queue_length: int
 
 

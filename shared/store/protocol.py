@@ -84,6 +84,7 @@ class Submission:
     key_id: str
     jobs: tuple[NewJob, ...]
     request_id: str | None = None
+    traceparent: str | None = None
     key_digest: str | None = None
     idempotency: Idempotency | None = None
     rate_limit: RateLimit | None = None
@@ -227,7 +228,7 @@ class EtaError:
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Who is there: the workers with a live lease, the models announced lately (name → info), jobs waiting by model, the
-    paused models, jobs that run by worker, and by model how far off the ETAs were."""
+    paused models, jobs that run by worker, by model how far off the ETAs were, and how many couriers there are."""
 
     workers: tuple[WorkerInfo, ...]
     models: dict[str, ModelInfo]
@@ -235,6 +236,7 @@ class Fleet:
     paused: frozenset[str] = frozenset()
     jobs: dict[str, int] = field(default_factory=dict)
     eta_errors: dict[str, EtaError] = field(default_factory=dict)
+    couriers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

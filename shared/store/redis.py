@@ -259,7 +259,7 @@ class RedisStore(RedisBatches):
     # --- everybody's
 
     def fleet(self) -> Fleet:
-        workers, models, lengths, paused, running, off = self._scripts.run("fleet")
+        workers, models, lengths, paused, running, off, couriers = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
             models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
@@ -267,6 +267,7 @@ class RedisStore(RedisBatches):
             paused=frozenset(paused),
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},
             eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
+            couriers=int(couriers),
         )
 
     def ping(self) -> None:

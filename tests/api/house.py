@@ -23,6 +23,8 @@ from shared.store.events import Said
 from shared.store.memory import MemoryStore
 from shared.store.protocol import Finished, Hint, ModelInfo, Receipt, Submission, WorkerInfo
 from shared.store.retention import Retention
+from shared.webhooks.memory import MemoryWebhookStore
+from shared.webhooks.redis import Limits
 
 
 class WatchedStore(MemoryStore):
@@ -76,6 +78,7 @@ class House:
     hints: RecordedHints
     room: WaitingRoom
     fleet: FleetView
+    webhooks: MemoryWebhookStore
     shop: str
     rival: str
     admin: str
@@ -133,15 +136,26 @@ def build(**overrides: Any) -> House:
     keys = RedisKeyStore(store.client, store.prefix)
     fleet = FleetView(store, settings.public_model_name)
     hints = RecordedHints()
+    webhooks = MemoryWebhookStore(store, Limits.of(settings))
     modes = load_modes(settings.modes_file)
     hub = hub_of(settings, store, lambda: FakeAsyncRedis(server=store.server, decode_responses=True), store.prefix)
-    app = create_app(settings, store=store, key_store=keys, hints=hints, modes=modes, room=room, fleet=fleet, hub=hub)
+    app = create_app(
+        settings,
+        store=store,
+        key_store=keys,
+        hints=hints,
+        modes=modes,
+        room=room,
+        fleet=fleet,
+        webhooks=webhooks,
+        hub=hub,
+    )
     secrets = {
         "shop": keys.create(NewKey("shop"))[1],
         "rival": keys.create(NewKey("rival"))[1],
         "admin": keys.create(NewKey("ops", scopes=frozenset({"admin"})))[1],
     }
-    return House(app, settings, store, keys, hints, room, fleet, **secrets)
+    return House(app, settings, store, keys, hints, room, fleet, webhooks, **secrets)
 
 
 def error_of(response: TestResponse) -> dict[str, Any]:
