@@ -13,6 +13,7 @@ from api.app import create_app, hub_of
 from api.documents import DocumentedApp
 from api.fleet import FleetView
 from api.hints import RecordedHints
+from api.streaming.hub import Hub
 from api.waiting import WaitingRoom
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Usage
 from shared.keys import NewKey, RedisKeyStore
@@ -66,6 +67,7 @@ class House:
     hints: RecordedHints
     room: WaitingRoom
     fleet: FleetView
+    hub: Hub
     shop: str
     rival: str
     admin: str
@@ -131,7 +133,7 @@ def build(**overrides: Any) -> House:
         "rival": keys.create(NewKey("rival"))[1],
         "admin": keys.create(NewKey("ops", scopes=frozenset({"admin"})))[1],
     }
-    return House(app, settings, store, keys, hints, room, fleet, **secrets)
+    return House(app, settings, store, keys, hints, room, fleet, hub, **secrets)
 
 
 def error_of(response: TestResponse) -> dict[str, Any]:
