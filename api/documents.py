@@ -115,10 +115,11 @@ _HEADERS_OF: Mapping[int, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A body that is not JSON."""
+    """A body that is not JSON. ``schema``: of one item, where the body is a sequence of them."""
 
     media_type: str
     description: str
+    schema: Mapping[str, Any]
     example: str
 
 
@@ -130,7 +131,7 @@ def documented_responses(
     for status, model in answers.items():
         if isinstance(model, Media):
             found[status] = _response(model.description, status, None)
-            found[status]["content"] = {model.media_type: {"schema": {"type": "string"}, "example": model.example}}
+            found[status]["content"] = {model.media_type: {"schema": dict(model.schema), "example": model.example}}
             continue
         found[status] = _response(HTTPStatus(status).phrase, status, model)
         if media != JSON and model is not None:
