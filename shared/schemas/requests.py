@@ -124,9 +124,13 @@ class BatchRequest(Options):
         common = self.model_dump(exclude_unset=True, exclude={"prompts", "requests"})
         if "webhook_events_filter" not in common:
             common.pop("webhook", None)  # it asks for the batch's completion alone
-        own = [item.model_dump(exclude_unset=True) for item in self.requests]
-        each = own or [{"prompt": prompt} for prompt in self.prompts]
-        return [self.item_model.model_construct(**(common | options)) for options in each]
+        if self.prompts:
+            one = self.item_model.model_construct(**common)
+            return [one.model_copy(update={"prompt": prompt}) for prompt in self.prompts]
+        return [
+            item.model_copy(update={name: value for name, value in common.items() if name not in item.model_fields_set})
+            for item in self.requests
+        ]
 
 
 class KeyRequest(Strict):
