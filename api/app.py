@@ -15,7 +15,7 @@ from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
 from api.parsing import StrictRequest, refuse_malformed
-from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, operations, usage
+from api.routes import batches, catalog, console, docs, generate, health, history, jobs, keys, operations, usage
 from api.routing import Route, mount
 from api.security import register_security
 from api.services import EXTENSION, Services
@@ -70,6 +70,7 @@ def create_app(
     register_identity(app, memory, mount(app, table))
     _describe(app, table)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(console.blueprint)
     register_security(app, settings.cors_origins)
     return app
 
