@@ -1,5 +1,5 @@
 // The page: who is signed in, where one is, and the frame around it.
-import { html, render, useEffect, useState } from "./dom.js";
+import { html, render, useEffect, useRef, useState } from "./dom.js";
 import { go, href, say, useNews, usePolled, useRoute } from "./hooks.js";
 import { get } from "./http.js";
 import { LANGUAGES, chooseLanguage, language, t } from "./i18n.js";
@@ -57,6 +57,7 @@ function App() {
 
 function Frame({ may, redraw }) {
   const [name, ...rest] = useRoute();
+  const strip = useRef(null);
   const shown = VIEWS.filter((view) => !view.needs || may?.[view.needs]);
   const here = shown.find((view) => view.name === name) ?? (may ? shown[0] : null);
   useEffect(() => {
@@ -65,6 +66,10 @@ function Frame({ may, redraw }) {
   useEffect(() => {
     if (may && here.name !== name) go(here.name);
   }, [may, here, name]);
+  useEffect(() => { // where the views are a strip that scrolls, the one that is shown is in sight
+    const link = strip.current.querySelector("[aria-current]");
+    if (link) strip.current.scrollLeft = link.offsetLeft - (strip.current.clientWidth - link.offsetWidth) / 2;
+  }, [here?.name]);
   const skip = (event) => {
     event.preventDefault();
     document.getElementById("main").focus();
@@ -74,7 +79,7 @@ function Frame({ may, redraw }) {
     <div class="frame">
       <header class="side">
         <a class="brand" href=${href(shown[0]?.name ?? "queue")}><${Mark} size=${28} /><span>SmartTextGen</span></a>
-        <nav class="views" aria-label=${t("nav")}>
+        <nav class="views" ref=${strip} aria-label=${t("nav")}>
           ${shown.map((view) => html`
             <a key=${view.name} href=${href(view.name)} aria-current=${view === here ? "page" : undefined}>
               <${Icon} name=${view.icon} /><span>${t(`nav.${view.name}`)}</span></a>`)}

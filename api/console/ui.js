@@ -86,7 +86,7 @@ export const Field = ({ label, hint, id, error, children }) => html`
   </div>`;
 
 // A modal dialog: the browser holds the focus in it, Escape closes it, and the focus goes back to where it was.
-export function Dialog({ title, onClose, kind = "box", children, actions, tools }) {
+export function Dialog({ title, onClose, kind = "box", children, actions }) {
   const ref = useRef(null);
   useEffect(() => {
     const dialog = ref.current;
@@ -101,7 +101,7 @@ export function Dialog({ title, onClose, kind = "box", children, actions, tools 
   return html`
     <dialog ref=${ref} class=${`dialog dialog-${kind}`} aria-label=${title} onCancel=${cancel} onMouseDown=${outside}>
       <div class="dialog-inside">
-        <header class="dialog-head"><h2>${title}</h2>${tools}
+        <header class="dialog-head"><h2 tabindex="-1" autofocus>${title}</h2>
           <${IconButton} icon="close" label=${t("do.close")} onClick=${onClose} /></header>
         <div class="dialog-body">${children}</div>
         ${actions && html`<footer class="dialog-foot">${actions}</footer>`}

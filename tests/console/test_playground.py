@@ -29,7 +29,7 @@ def test_each_mode_answers(visit: Callable, stack: Stack) -> None:
         assert (job["mode"], job["input"]) == (name, f"I ask {mode}.")
         assert live.locator(".output .text").inner_text() == job["output"]
         tiles = dict(zip(live.locator("dt").all_inner_texts(), live.locator("dd").all_inner_texts(), strict=True))
-        assert tiles["Answer tokens"] == str(job["usage"]["completion_tokens"]) == "40"
+        assert tiles["Tokens out"] == str(job["usage"]["completion_tokens"]) == "40"
         assert tiles["Ran"].endswith("s")
 
 

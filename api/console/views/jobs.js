@@ -6,7 +6,7 @@ import { get, jobPath, post } from "../http.js";
 import { known, t } from "../i18n.js";
 import { ENDS, ended } from "../live.js";
 import { Badge, Button, Dialog, Empty, Failure, Loading, Pager, Segmented, attempt, usePages } from "../ui.js";
-import { LiveJob } from "./livejob.js";
+import { LiveJob, inLine } from "./livejob.js";
 
 const STATUSES = ["", "queued", "running", ...ENDS];
 const PAGE = 20;
@@ -75,11 +75,9 @@ export function JobRow({ job, onChange }) {
 }
 
 function facts(job) {
-  if (job.status === "queued" && job.queue_position !== null) {
-    const eta = job.eta_seconds === null ? "" : t("live.eta", { time: duration(job.eta_seconds * 1000) });
-    return `${t("live.position", { n: number(job.queue_position) })}${eta}`;
-  }
+  if (job.status === "queued" && job.queue_position !== null) return inLine(job.queue_position, job.eta_seconds);
   if (!ended(job.status)) return job.attempt > 1 ? t("job.attempt", { n: job.attempt }) : "";
+  if (!job.started_at && !job.cached) return ""; // it never ran
   const tokens = job.cached ? t("job.cached") : t("jobs.tokens", { n: job.usage?.total_tokens ?? 0 });
   return `${tokens} · ${duration((job.queue_time_ms ?? 0) + (job.execution_time_ms ?? 0))}`;
 }

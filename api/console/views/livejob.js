@@ -88,12 +88,17 @@ function Life({ state }) {
     <p class="life-says" role="status">${says(state)}</p>`;
 }
 
+// The place in the queue, and the estimate in seconds where there is one.
+export function inLine(position, eta) {
+  const place = t("live.position", { n: number(position) });
+  if (eta === null) return place;
+  return place + (eta < 1 ? t("live.eta.soon") : t("live.eta", { time: duration(eta * 1000) }));
+}
+
 function says(state) {
   if (state.via === "reconnecting") return t("live.reconnecting");
   if (state.status === "queued") {
-    if (state.position === null) return t("live.soon");
-    const eta = state.eta === null ? "" : t("live.eta", { time: duration(state.eta * 1000) });
-    return `${t("live.position", { n: number(state.position) })}${eta}`;
+    return state.position === null ? t("live.soon") : inLine(state.position, state.eta);
   }
   if (state.status === "running") return t(state.restarted ? "live.restarted" : state.via === "poll" ? "live.polling" : "live.running");
   return t(`live.${state.status}`);

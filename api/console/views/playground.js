@@ -23,6 +23,7 @@ export function Playground() {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState(null);
   const field = useRef(null);
+  const answer = useRef(null);
   useEffect(() => { limits().then(setBounds); }, []);
 
   const names = modes.data?.data.map((item) => item.name) ?? [];
@@ -42,6 +43,7 @@ export function Playground() {
     setError(null);
     try {
       setRun(await post("/api/generate", { body, headers: { "Idempotency-Key": idempotencyKey() } }));
+      show(answer.current);
     } catch (wrong) {
       setError(wrong);
       if (wrong.param === "prompt") field.current.focus();
@@ -85,11 +87,18 @@ export function Playground() {
           <${Curl} body=${body} />
         </div>
       </form>
-      <section class="card answer" aria-label=${t("playground.answer")}>
+      <section class="card answer" ref=${answer} aria-label=${t("playground.answer")}>
         ${run ? html`<${LiveJob} key=${run.id} known=${run} onDeleted=${() => { setRun(null); say(t("job.deleted")); }} />` : html`
           <${Empty} icon="spark" title=${t("playground.empty")}>${t("playground.empty.text")}<//>`}
       </section>
     </div>`;
+}
+
+// Where the answer is below the form, on a phone, it comes into sight when it begins.
+function show(element) {
+  if (element.getBoundingClientRect().top < innerHeight / 2) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
 }
 
 const Modes = ({ modes, value, onChange }) => html`

@@ -22,7 +22,7 @@ export function Queue() {
   const service = health.data;
   const word = (name) => t(`word.${name}`);
   return html`
-    <div class="view-head"><h1>${t("nav.queue")}</h1><p class="lead">${t("queue.lead")}</p></div>
+    <div class="view-head"><h1>${t("nav.queue")}${service && html`<span class="note">${service.environment}</span>`}</h1><p class="lead">${t("queue.lead")}</p></div>
     ${(health.error || models.error) && html`<${Failure} error=${health.error ?? models.error} retry=${() => { health.refresh(); models.refresh(); }} />`}
     ${service ? html`
       <dl class="tiles tiles-card">
@@ -31,7 +31,6 @@ export function Queue() {
         <${Tile} label=${t("queue.workers")} value=${number(service.workers)} />
         <${Tile} label=${t("queue.redis")} value=${word(service.redis_status)} />
         <${Tile} label=${t("queue.cache")} value=${word(service.cache_status)} />
-        <${Tile} label=${t("queue.environment")} value=${service.environment} />
       </dl>` : !health.error && html`<${Loading} rows=${1} />`}
     <h2>${t("queue.models")}</h2>
     ${models.data ? html`
