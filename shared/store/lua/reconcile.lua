@@ -24,7 +24,7 @@ local function lost_its_worker(member)
     local message = 'The worker died each of the ' .. crashes .. ' times that this job was run.'
     local why = cjson.encode({ code = 'worker_crashed', message = message, retryable = false })
     end_job(tenant, id, 'failed', { 'result', '{}', 'error', why })
-    redis.call('ZADD', P .. 'dead', now, member)
+    redis.call('ZADD', P .. 'dead', redis.call('INCR', P .. 'seq'), member)
   else
     requeue(tenant, id)
     redis.call('HINCRBY', P .. 'stats', 'requeued', 1)
@@ -34,7 +34,7 @@ end
 if redis.call('EXISTS', P .. 'hold_until') == 0 then
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', now, 'LIMIT', 0, BATCH)) do
     for _, member in ipairs(redis.call('SMEMBERS', P .. 'owned:' .. worker)) do lost_its_worker(member) end
-    redis.call('DEL', P .. 'owned:' .. worker, P .. 'suspects:' .. worker, P .. 'worker:' .. worker)
+    redis.call('DEL', P .. 'owned:' .. worker, P .. 'suspects:' .. worker, P .. 'worker:' .. worker, P .. 'drain:' .. worker)
     redis.call('ZREM', P .. 'workers', worker)
     redis.call('HINCRBY', P .. 'stats', 'leases_expired', 1)
     table.insert(reaped, worker)
@@ -73,6 +73,16 @@ local function age(model)
   end
 end
 
+-- Batches that nobody goes on with, or whose retention is over; not many jobs in a pass.
+local function see_to_batches()
+  local most = 500
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'batches_due', '-inf', now, 'LIMIT', 0, 10)) do
+    local tenant, id = split(member)
+    most = most - batch_due(tenant, id, now, hints)
+    if most <= 0 then return end
+  end
+end
+
 -- A hint is lost where it has been on its way for longer than the grace, though slots are free, or though jobs that
 -- were sent after it (by more than the grace) have been claimed: Celery's list is first in, first out.
 local function find_lost(model)
@@ -87,6 +97,7 @@ local function find_lost(model)
   end
 end
 
+see_to_batches()
 for _, model in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   age(model)
   if capacity_of(model) > 0 then find_lost(model) end

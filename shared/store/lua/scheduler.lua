@@ -9,10 +9,10 @@ local function set_served(model, tenant, served)
   for _, class in ipairs(CLASSES) do redis.call('ZADD', active_key(model, class), 'XX', served, tenant) end
 end
 
--- Charge (or, below zero, refund) tokens to a tenant.
+-- Charge (or, below zero, refund) weighted tokens to a tenant: tokens over the weight of the key that submitted the job,
+-- so that keys of one tenant may differ.
 local function charge(model, tenant, tokens)
-  local weight = number(redis.call('HGET', P .. 'weights', tenant), 1)
-  set_served(model, tenant, number(redis.call('HGET', P .. 'served:' .. model, tenant), 0) + tokens / weight)
+  set_served(model, tenant, number(redis.call('HGET', P .. 'served:' .. model, tenant), 0) + tokens)
 end
 
 local function has_line(model, tenant)
@@ -112,5 +112,22 @@ local function place(tenant, id, model, class)
     position = before + math.min(rank * tenants + turn + 1, number(depths[class + 1], 0) - behind)
   end
   local average = number(redis.call('HGET', P .. 'stats', 'ema_ms:' .. model), 1000)
-  return { position, math.floor(average * position / math.max(1, capacity_of(model))) }
+  local slots = math.max(1, capacity_of(model))
+  local free = math.max(0, slots - redis.call('SCARD', P .. 'running:' .. model))
+  return { position, math.floor(average * math.max(0, position - free) / slots) }
+end
+
+-- How far off the ETA of its submit was, when a job starts: a histogram a model, its bounds in milliseconds.
+local ETA_BOUNDS = { 500, 1000, 2000, 5000, 10000, 30000, 60000, 300000 }
+local function check_eta(model, promised_ms, waited_ms)
+  local off = math.abs(waited_ms - promised_ms)
+  local key = P .. 'eta_error:' .. model
+  redis.call('HINCRBY', key, 'count', 1)
+  redis.call('HINCRBY', key, 'sum_ms', off)
+  for _, bound in ipairs(ETA_BOUNDS) do
+    if off <= bound then
+      redis.call('HINCRBY', key, 'le:' .. bound, 1)
+      break
+    end
+  end
 end
