@@ -17,7 +17,20 @@ from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
 from api.parsing import StrictRequest, bound_bodies, refuse_malformed
-from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, operations, streams, usage
+from api.routes import (
+    batches,
+    catalog,
+    console,
+    docs,
+    generate,
+    health,
+    history,
+    jobs,
+    keys,
+    operations,
+    streams,
+    usage,
+)
 from api.routes import webhooks as webhook_routes
 from api.routing import Route, mount
 from api.security import register_security
@@ -82,6 +95,7 @@ def create_app(
     bound_bodies(app, {route.name: route.most_bytes for route in table if route.most_bytes})
     _describe(app, table)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(console.blueprint)
     register_security(app, settings.cors_origins)
     return app
 
