@@ -14,7 +14,7 @@ from shared.errors import StoreUnavailableError
 OPERATIONS = (
     "submit", "complete", "get", "list", "cancel", "delete", "forget",
     "batch_admit", "batch_step", "batch", "batch_list", "batch_results", "batch_cancel", "batch_delete",
-    "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "drain",
+    "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "drain", "sweep",
 )  # fmt: skip
 LIBRARY = (
     "prelude", "events", "outbox", "batches", "scheduler", "admission", "ending", "stopping", "requeue", "batch_steps",
