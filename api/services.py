@@ -12,6 +12,7 @@ from api.admission import Admission
 from api.fleet import FleetView
 from api.hints import Hints
 from api.identity import KeyMemory
+from api.streaming.hub import Hub
 from api.submission import Submitter
 from api.waiting import WaitingRoom
 from shared.keys import KeyStore
@@ -37,13 +38,15 @@ class Services:
     admission: Admission
     submitter: Submitter
     hints: Hints
+    streams: Hub
     webhooks: WebhookStore
     draining: threading.Event = field(default_factory=threading.Event)
 
     def drain(self) -> None:
-        """Stop being ready, and answer those who wait."""
+        """Stop being ready, and answer those who wait; returns when the streams' clients have been told."""
         self.draining.set()
         self.room.drain()
+        self.streams.drain()
 
 
 def services() -> Services:

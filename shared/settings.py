@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     )
     priority_age_s: float = Field(300.0, gt=0, description="Seconds in a priority class after which a job goes up one.")
     max_crashes: int = Field(4, ge=1, description="A job whose worker died so often while it ran is convicted: failed.")
+    events_flush_ms: int = Field(
+        40,
+        ge=1,
+        le=5_000,
+        description="Milliseconds for which new text of a job is gathered before it goes to its log.",
+    )
     worker_drain_s: float = Field(30.0, ge=0, description="Seconds that running jobs get at shutdown.")
 
     # --- the API
@@ -91,6 +97,17 @@ class Settings(BaseSettings):
     api_max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="Largest request body, bytes.")
     api_max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body of a batch, bytes.")
     api_max_waiters: int = Field(48, ge=0, description="Long polls at the same time in a process; more answer at once.")
+    api_max_streams: int = Field(1_000, ge=0, description="Token streams open at the same time in a process.")
+    max_streams_per_key: int = Field(256, ge=1, description="Of those, open for one API key.")
+    stream_ping_s: float = Field(15.0, gt=0, description="A silent stream says that it lives after so many seconds.")
+    stream_stall_s: float = Field(
+        10.0,
+        gt=0,
+        description="A stream whose client has read nothing for so many seconds, though there is much, ends.",
+    )
+    stream_max_s: float = Field(
+        3_600.0, gt=0, description="Seconds after which a stream ends; its client goes on with a new one."
+    )
     api_key_cache_s: float = Field(5.0, ge=0, le=60, description="Seconds that a looked-up API key is remembered.")
     cors_origins: CommaList = Field((), description="Origins that browsers may call from, comma-separated.")
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters.")
@@ -131,6 +148,8 @@ class Settings(BaseSettings):
     cache_ttl_s: int = Field(3_600, ge=0, description="Seconds that a result stays in the cache; 0 turns it off.")
     history_max_turns: int = Field(50, ge=0, description="Turns kept of a user's conversation; 0 turns history off.")
     history_ttl_s: int = Field(30 * 86_400, ge=1, description="Seconds that a silent conversation is kept.")
+    events_ttl_s: int = Field(900, ge=1, description="Seconds that the events of an ended job can still be streamed.")
+    events_max: int = Field(10_000, ge=2, description="Events kept of one job; older ones are dropped.")
     webhook_log_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds that an ended delivery stays in the log.")
     modes_file: Path | None = Field(None, description="TOML file of prompt modes. Default: the one in the package.")
 

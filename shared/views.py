@@ -55,7 +55,8 @@ def batch_url(batch_id: str) -> str:
 
 
 def job_links(job_id: str) -> JobLinks:
-    return JobLinks(self=job_url(job_id), cancel=f"{job_url(job_id)}/cancel")
+    url = job_url(job_id)
+    return JobLinks(self=url, stream=f"{url}/stream", cancel=f"{url}/cancel")
 
 
 def batch_links(batch_id: str) -> BatchLinks:
@@ -67,7 +68,8 @@ def _moment(moment_ms: int | None) -> str | None:
     return None if moment_ms is None else iso(moment_ms)
 
 
-def _seconds(duration_ms: int | None) -> float | None:
+def seconds(duration_ms: int | None) -> float | None:
+    """Milliseconds as seconds."""
     return None if duration_ms is None else duration_ms / 1000
 
 
@@ -77,7 +79,7 @@ def accepted_of_receipt(receipt: Receipt) -> Accepted:
         id=receipt.ids[0],
         status="queued",
         queue_position=receipt.positions[0] or None,
-        eta_seconds=_seconds(receipt.etas_ms[0]),
+        eta_seconds=seconds(receipt.etas_ms[0]),
         created_at=iso(receipt.created_at),
         urls=job_links(receipt.ids[0]),
     )
@@ -89,7 +91,7 @@ def accepted_of_job(job: Job) -> Accepted:
         id=job.id,
         status=job.status.value,
         queue_position=job.queue_position,
-        eta_seconds=_seconds(job.eta_ms),
+        eta_seconds=seconds(job.eta_ms),
         created_at=iso(job.created_at),
         urls=job_links(job.id),
     )
@@ -127,7 +129,7 @@ def job_view(job: Job) -> JobView:
         user_id=spec.user_id,
         priority=spec.priority.value,
         queue_position=job.queue_position,
-        eta_seconds=_seconds(job.eta_ms),
+        eta_seconds=seconds(job.eta_ms),
         attempt=job.attempt,
         created_at=iso(job.created_at),
         started_at=_moment(job.started_at),

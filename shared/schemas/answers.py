@@ -38,6 +38,7 @@ class Links(Answer):
 class JobLinks(Links):
     """Where to go on with a job."""
 
+    stream: str
     cancel: str
 
 
@@ -55,6 +56,7 @@ class Accepted(Answer):
                     "created_at": "2026-11-22T12:00:00.000Z",
                     "urls": {
                         "self": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d",
+                        "stream": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/stream",
                         "cancel": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/cancel",
                     },
                 }
@@ -134,6 +136,14 @@ class JobView(Answer):
     custom_id: str | None
     webhook_status: WebhookStatus | None
     urls: JobLinks
+
+
+class QueuedEvent(Answer):
+    """The first event of a job's stream: its place, as it is when the stream is opened; null once it does not wait any
+    more."""
+
+    queue_position: int | None
+    eta_seconds: float | None
 
 
 class Counts(Answer):

@@ -22,11 +22,12 @@ from shared.store.redis import RedisStore
 from shared.store.retention import Retention
 from shared.webhooks import RedisWebhookStore
 from shared.webhooks.redis import Limits
+from worker.background import Background
 from worker.courier.courier import STORE_THREADS, Courier
 from worker.courier.schedule import Schedule
 from worker.courier.sender import Sender
 from worker.courier.sweeper import Sweeper
-from worker.heartbeat import Background, Reconciler
+from worker.heartbeat import Reconciler
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

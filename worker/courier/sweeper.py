@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import StoreUnavailableError
 from shared.store.protocol import JobStore
-from worker.heartbeat import Background
+from worker.background import Background
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
