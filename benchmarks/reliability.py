@@ -8,6 +8,8 @@ Parts, each printed and written into benchmarks/results:
 - ``recovery``: a worker of three is killed (-9); until each of its jobs runs on another one. Default lease and beat.
 - ``lost_hint``: a job whose hint never reaches Celery; until it runs.
 - ``flood``: 10,000 jobs of one tenant wait; one job of another tenant, submitted then; until it runs, beside how long a job runs.
+- ``cancel``: a running job is canceled; until its slot is free, in engine steps.
+- ``fairness``: tokens served to two backlogged tenants of weights 3 and 1, beside the bound of the VTC paper.
 - ``scheduler``: server time of claim and finish with 1,000 tenants and 100,000 jobs queued, beside one tenant and one job.
 - ``submit``: latency of a submit with ten records in Redis, and with ``--records``.
 
@@ -18,9 +20,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -47,6 +51,7 @@ TOKEN_S = 0.02
 FLOOD, FLOOD_TOKENS = 10_000, 20
 TENANTS, QUEUED = 1_000, 100_000
 PAIRS = 300
+FAIR_SLOTS = 8
 
 _numbers = itertools.count()
 
@@ -94,9 +99,10 @@ def _on_a_stack(folder: Path, rounds: int, lease_s: float | None) -> dict[str, A
             recovery = [wait for _ in range(rounds) for wait in _kill_a_worker(stack, store, send)]
             lost = [_lose_a_hint(store) for _ in range(rounds)]
             flood = _flood(store, send, rounds)
+            cancel = [_cancel(store, send) for _ in range(4 * rounds)]
         finally:
             celery.close()
-    return {"recovery": _summary(recovery), "lost_hint": _summary(lost), "flood": flood}
+    return {"recovery": _summary(recovery), "lost_hint": _summary(lost), "flood": flood, "cancel": _in_steps(cancel)}
 
 
 def _new(count: int = 1, *, tenant: str = "shop", tokens: int = 20) -> Submission:
@@ -167,6 +173,28 @@ def _flood(store: RedisStore, send: Callable[[tuple[Hint, ...]], None], rounds: 
     return {"neighbour_waits_s": _summary(waits), "a_job_runs_s": FLOOD_TOKENS * TOKEN_S, "backlog_meanwhile": backlog}
 
 
+def _cancel(store: RedisStore, send: Callable[[tuple[Hint, ...]], None]) -> float:
+    """Seconds from the cancel to the end of the job: its slot is free by then."""
+    receipt = store.submit(_new(tokens=450))
+    send(receipt.hints)
+    ref = JobRef("shop", receipt.ids[0])
+    _until_running(store, ref, 0)
+    time.sleep(0.1 + random.random() * TOKEN_S)  # anywhere within a step
+    began = time.monotonic()
+    store.cancel(ref)
+    while not store.get(ref).status.ended:
+        time.sleep(0.001)
+    return time.monotonic() - began
+
+
+def _in_steps(seconds: list[float]) -> dict[str, float]:
+    steps = [wait / TOKEN_S for wait in seconds]
+    return {
+        "median_steps": round(statistics.median(steps), 2), "most_steps": round(max(steps), 2),
+        "step_ms": TOKEN_S * 1000, "count": len(steps),
+    }  # fmt: skip
+
+
 # --- on a server alone
 
 
@@ -185,8 +213,10 @@ def _on_a_server(folder: Path, records: int) -> dict[str, Any]:
         while int(client.get("{large}:seq")) < records:  # type: ignore[arg-type]
             large.submit(_new(500, tenant=f"t{next(_numbers) % TENANTS}"))
         many_submit = _submit_latency(large, 300)
+        fairness = _fairness(RedisStore(client, "{fair}:"))
         client.close()
     return {
+        "fairness": fairness,
         "scheduler": {"claim_and_finish_us_1_tenant_1_job": one, f"{TENANTS}_tenants_{QUEUED}_jobs": many},
         "submit": {
             "ms_10_records": few_submit, f"ms_{records}_records": many_submit, "ratio": round(many_submit / few_submit, 2),
@@ -224,6 +254,41 @@ def _claim_and_finish_us(client: redis.Redis, store: RedisStore, refill: Callabl
         spent += _script_us(client) - before
         waiting += more
     return round(spent / PAIRS, 1)
+
+
+def _fairness(store: RedisStore) -> dict[str, Any]:
+    """Two tenants with long lines and outputs of random length; jobs end in random order.
+
+    Bound (Sheng et al., OSDI 2024, theorem 4.2): while both are backlogged, their weighted service differs by no more than
+    2 max(a prompt's cost, the cost of all that can be in flight at a time).
+    """
+    chance = random.Random(7)  # a repeatable workload
+    weights = {"ant": 3, "bee": 1}
+    jobs, longest, prompt_tokens = 1_500, 200, 10
+    for tenant, weight in weights.items():
+        for _ in range(jobs // 500):
+            store.submit(dataclasses.replace(_new(500, tenant=tenant, tokens=longest), weight=weight))
+    store.beat(WorkerInfo("w1", ModelInfo(MODEL, "1", "echo", "cpu", "none", 1024), FAIR_SLOTS, "ready", "host", 1), [])
+    waiting, running = list(store.resume(MODEL)), []
+    served, left, furthest = dict.fromkeys(weights, 0), dict.fromkeys(weights, jobs), 0.0
+    while min(left.values()) > 2 * FAIR_SLOTS:
+        while waiting and len(running) < FAIR_SLOTS:
+            ref = waiting.pop(0).ref
+            claim = store.claim(ref, "w1", ref.id)
+            assert claim is not None
+            running.append((ref, claim.job.attempt))
+        ref, attempt = running.pop(chance.randrange(len(running)))
+        usage = Usage(prompt_tokens, chance.randint(1, longest))
+        outcome = Outcome(JobStatus.SUCCEEDED, (Choice(0, "world", "stop"),), usage)
+        waiting += store.finish(ref, "w1", attempt, outcome)[1]
+        left[ref.tenant] -= 1
+        served[ref.tenant] += usage.prompt_tokens + 2 * usage.completion_tokens
+        furthest = max(furthest, abs(served["ant"] / weights["ant"] - served["bee"] / weights["bee"]))
+    in_flight = FAIR_SLOTS + max(4, FAIR_SLOTS // 4)
+    return {
+        "weights": weights, "served": served, "ratio": round(served["ant"] / served["bee"], 3),
+        "furthest_apart": round(furthest), "bound": 2 * in_flight * (prompt_tokens + 2 * longest),
+    }  # fmt: skip
 
 
 def _script_us(client: redis.Redis) -> float:

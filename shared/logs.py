@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 from shared.settings import Settings
@@ -20,14 +21,19 @@ _SHARED: Sequence[Processor] = (
     structlog.processors.StackInfoRenderer(),
 )
 
+_tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+"""Without local variables: they hold prompts, and at times passwords."""
+
 
 def configure_logging(settings: Settings, process: str) -> None:
     """Send every log line of this process (ours and the libraries') to standard error. ``process`` is on each."""
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     renderers: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        [_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     handler = logging.StreamHandler()
     handler.setFormatter(

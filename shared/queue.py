@@ -42,7 +42,7 @@ def task_id(ref: JobRef) -> str:
 
 def make_celery(settings: Settings) -> Celery:
     """A Celery app on the store's server. It connects when it is first used."""
-    survive_a_full_redis()
+    survive_outages()
     app = Celery("smarttextgen", broker=settings.redis_url, set_as_current=False)
     queue = queue_name(settings.redis_prefix, settings.public_model_name)
     app.conf.update(
@@ -78,12 +78,15 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def survive_a_full_redis() -> None:
+def survive_outages() -> None:
     """Let a consumer that meets a full Redis (maxmemory, noeviction) try again with its back-off, as it does where Redis is
-    away. kombu counts the error among those that nothing can be done about, and the worker would end."""
+    away: kombu counts the error among those that nothing can be done about, and the worker would end. And let it close a
+    connection that broke between a message and its acknowledgement without putting the message back, which needs a connection
+    (an AttributeError that ends the worker too): the message was a hint, and the reconciler finds those that get lost."""
     full = redis.exceptions.OutOfMemoryError
     if full not in RedisTransport.connection_errors:
         RedisTransport.connection_errors = (*RedisTransport.connection_errors, full)
+    RedisTransport.Channel.do_restore = False
 
 
 def send_hints(app: Celery, hints: Sequence[Hint], *, prefix: str) -> None:

@@ -6,7 +6,6 @@ Threads of their own, because a task would wait behind jobs and a timer of Celer
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ import structlog
 
 from shared.errors import StoreUnavailableError
 from shared.store.protocol import Hint, JobStore, Patience, Stop, WorkerInfo
+from worker.background import Background
 from worker.engine.protocol import Engine
 from worker.runner import Runner
 
@@ -23,29 +23,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 RELISTEN_S = 1.0
 
 
-class Background:
-    """A daemon thread that runs ``_loop`` until ``_ended`` is set."""
-
-    def __init__(self, name: str) -> None:
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask it to end, and wait a while for it."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
-
-    def _loop(self) -> None:
-        raise NotImplementedError
-
-
 class Heartbeat(Background):
     """Beats every ``interval_s`` seconds while ``healthy`` says so; the first time that it does not, ``on_sick`` is called
-    and no beat follows, so that the lease runs out."""
+    and no beat follows, so that the lease runs out. ``on_drain`` is called once, when an operator wants this worker to drain."""
 
     def __init__(
         self,
@@ -56,6 +36,7 @@ class Heartbeat(Background):
         interval_s: float,
         healthy: Callable[[], bool],
         on_sick: Callable[[], None],
+        on_drain: Callable[[], None],
     ) -> None:
         self._store = store
         self._runner = runner
@@ -63,6 +44,8 @@ class Heartbeat(Background):
         self._interval_s = interval_s
         self._healthy = healthy
         self._on_sick = on_sick
+        self._on_drain = on_drain
+        self._told_to_drain = False
         super().__init__("heartbeat")
 
     def start(self) -> None:
@@ -85,8 +68,12 @@ class Heartbeat(Background):
 
     def _beat(self) -> None:
         try:
-            for ref, why in self._store.beat(self._info, self._runner.running()).items():
+            orders = self._store.beat(self._info, self._runner.running())
+            for ref, why in orders.stops.items():
                 self._runner.stop(ref, why)
+            if orders.drain and not self._told_to_drain:
+                self._told_to_drain = True
+                self._on_drain()
         except StoreUnavailableError as error:
             log.warning("no heartbeat", reason=error.message)
         except Exception:

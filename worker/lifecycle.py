@@ -30,12 +30,15 @@ from worker.engine.protocol import Engine
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
-from worker.runner import Runner, patiently
+from worker.publisher import Publisher
+from worker.runner import Runner, StorePatience
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h: a setting is wrong, and starting again will not help."""
+EXIT_UNAVAILABLE = 75
+"""EX_TEMPFAIL: no Redis answers; start again later."""
 EXIT_MODEL = 69
 """EX_UNAVAILABLE: the model could not be loaded."""
 EXIT_ENGINE = 70
@@ -55,7 +58,8 @@ class Worker:
     """What one worker process is made of. ``start`` builds the engine and the rest.
 
     build_engine: called once, in the worker process; other Celery commands load the app too and must load no model.
-    require_server: called first; raises ConfigurationError where there is no Redis, or one that jobs cannot be trusted to.
+    require_server: called first; raises StoreUnavailableError where there is no Redis, ConfigurationError where there is one
+    that jobs cannot be trusted to.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Worker:
         self._celery = celery
         self._engine: Engine | None = None
         self._runner: Runner | None = None
+        self._publisher: Publisher | None = None
         self._heartbeat: Heartbeat | None = None
         self._reconciler: Reconciler | None = None
         self._listener: StopListener | None = None
@@ -89,14 +94,17 @@ class Worker:
         self._runner.run(ref)
 
     def start(self) -> int:
-        """Load and warm the model, then announce. Returns the engine's slots. Raises: ModelLoadError,
-        ConfigurationError."""
+        """Load and warm the model, then announce. Returns the engine's slots. Raises: ModelLoadError, ConfigurationError,
+        StoreUnavailableError."""
         self._require_server()
         modes = load_modes(self.settings.modes_file)
         engine = self._engine = self._build_engine()
         engine.start()
         prompts = PromptBuilder(engine, modes)
-        self._runner = Runner(self._store, engine, prompts, self.id, self.send, self.settings.public_model_name)
+        self._publisher = Publisher(self._store, self.id, flush_s=self.settings.events_flush_ms / 1000)
+        self._runner = Runner(
+            self._store, engine, prompts, self.id, self.send, self.settings.public_model_name, self._publisher
+        )
         self._heartbeat = Heartbeat(
             self._store,
             self._runner,
@@ -104,6 +112,7 @@ class Worker:
             interval_s=self.settings.worker_beat_s,
             healthy=Pulse(engine, self.settings.worker_hang_s),
             on_sick=self._give_up,
+            on_drain=self._leave,
         )
         self._reconciler = Reconciler(
             self._store,
@@ -112,6 +121,7 @@ class Worker:
             interval_s=self.settings.reconcile_s,
         )
         self._listener = StopListener(self._store, self._runner, self.id)
+        self._publisher.start()
         self._heartbeat.start()
         self._reconciler.start()
         self._listener.start()
@@ -123,7 +133,7 @@ class Worker:
         tokenizer = engine.tokenizer_json()
         digest = hashlib.sha256(tokenizer).hexdigest() if tokenizer else None
         if tokenizer and digest:
-            patiently(self._store.put_tokenizer)(digest, tokenizer)
+            StorePatience()(self._store.put_tokenizer)(digest, tokenizer)
         model = ModelInfo(
             name=self.settings.public_model_name,
             revision=info.revision,
@@ -144,6 +154,13 @@ class Worker:
         by_force = threading.Timer(self.settings.worker_lease_s, os._exit, (EXIT_ENGINE,))
         by_force.daemon = True
         by_force.start()
+
+    def _leave(self) -> None:
+        """An operator wants this worker gone: what a first SIGTERM does. Called in the heartbeat's thread."""
+        log.info("told to drain")
+        self.drain(self.settings.worker_drain_s)
+        if not celery_state.should_stop:
+            celery_state.should_stop = 0  # type: ignore[assignment]  # as above
 
     def signaled(self, *, at_once: bool) -> None:
         """Told to stop: drain for the set time. Told again, or told so: hand back at once what still runs. Called in a
@@ -177,7 +194,7 @@ class Worker:
         deadline = time.monotonic() + IDLE_PATIENCE_S
         while self._runner and self._runner.running() and time.monotonic() < deadline:
             time.sleep(0.02)
-        for thread in (self._listener, self._reconciler, self._heartbeat):
+        for thread in (self._publisher, self._listener, self._reconciler, self._heartbeat):
             if thread:
                 thread.stop()
         if self._sick:
@@ -221,6 +238,8 @@ def install(celery: Celery, worker: Worker) -> None:
                 parent.max_concurrency = worker.start() + SPARE_THREADS
             except ConfigurationError as error:
                 stop_with(error, EXIT_CONFIGURATION)
+            except StoreUnavailableError as error:
+                stop_with(error, EXIT_UNAVAILABLE)
             except SmartTextGenError as error:
                 stop_with(error, EXIT_MODEL)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import structlog
 import tenacity
@@ -13,28 +15,52 @@ import tenacity
 from shared.cache import cache_key, cacheable
 from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.store.events import Said
 from shared.store.protocol import Claim, Hint, JobStore, Stop
 from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
 from worker.prompts import Prompt, PromptBuilder
+from worker.publisher import Publisher, Speech
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 STORE_PATIENCE_S = 600.0
 """How long an end that is known is offered to a Redis which is away, before it is given up."""
+LAST_PATIENCE_S = 10.0
+"""The same for a worker that is told to leave: its lease runs out, and its jobs run elsewhere."""
 
-patiently = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(StoreUnavailableError),
-    wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-    stop=tenacity.stop_after_delay(STORE_PATIENCE_S),
-    reraise=True,
-)
+
+class StorePatience:
+    """Calls an operation of the store again and again while Redis is away. Short once ``close`` was called."""
+
+    def __init__(self) -> None:
+        self._closed_at: float | None = None
+
+    def close(self) -> None:
+        self._closed_at = time.monotonic()
+
+    def __call__(self, operation: Callable[P, T]) -> Callable[P, T]:
+        return tenacity.retry(
+            retry=tenacity.retry_if_exception_type(StoreUnavailableError),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
+            stop=self._over,
+            reraise=True,
+        )(operation)
+
+    def _over(self, state: tenacity.RetryCallState) -> bool:
+        if self._closed_at is not None and time.monotonic() - self._closed_at > LAST_PATIENCE_S:
+            return True
+        return time.monotonic() - state.start_time > STORE_PATIENCE_S
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """A job that this process runs now. ``generation`` is None until the engine has it."""
+    """A job that this process runs now, and what it says. ``generation`` is None until the engine has it."""
 
     number: int
+    speech: Speech
     generation: Generation | None = None
     stopped: Stop | None = None
 
@@ -54,6 +80,7 @@ class Runner:
         worker: str,
         send: Callable[[Sequence[Hint]], None],
         model: str,
+        publisher: Publisher,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -61,9 +88,11 @@ class Runner:
         self._worker = worker
         self._send = send
         self._model = model
+        self._publisher = publisher
         self._lock = threading.Lock()
         self._attempts: dict[JobRef, _Attempt] = {}
         self._closed = False
+        self._patiently = StorePatience()
 
     def run(self, ref: JobRef) -> None:
         """Do what the hint says, if there still is something to do. Raises nothing: in the threads pool whatever leaves
@@ -78,17 +107,18 @@ class Runner:
         if self._closed:
             self._send([Hint(ref, self._model)])
             return
-        claim = patiently(self._store.claim)(ref, self._worker, uuid.uuid4().hex)
+        claim = self._patiently(self._store.claim)(ref, self._worker, uuid.uuid4().hex)
         if claim is None:
             log.info("hint without work")
             return
-        attempt = _Attempt(claim.job.attempt)
+        attempt = _Attempt(claim.job.attempt, self._publisher.open(ref, claim.job.attempt))
         with self._lock:
             self._attempts[ref] = attempt
         try:
             with structlog.contextvars.bound_contextvars(request_id=claim.job.request_id):
                 self._bring_to_its_end(claim, attempt)
         finally:
+            attempt.speech.close()
             with self._lock:
                 self._attempts.pop(ref, None)
 
@@ -104,7 +134,8 @@ class Runner:
         except BaseException:
             log.exception("generation failed")
             outcome = _failure("internal_error", "The worker failed while running this job.", retryable=True)
-        verdict, hints = patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome)
+        said = _whole(job, outcome) if outcome.cached else attempt.speech.close()
+        verdict, hints = self._patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome, said)
         self._send(hints)
         log.info("job ended", status=outcome.status, attempt=job.attempt, verdict=verdict, cached=outcome.cached)
 
@@ -115,7 +146,7 @@ class Runner:
         hit = self._cached(job.ref.tenant, key) if key else None
         if hit:
             return hit
-        generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)))
+        generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)), attempt.speech.say)
         with self._lock:
             attempt.generation = generation
             stopped = attempt.stopped
@@ -152,12 +183,13 @@ class Runner:
 
     def _hand_back(self, job: Job) -> None:
         """The engine stops under a job that is as good as new: back to its place in the queue."""
-        self._send(patiently(self._store.release)(job.ref, self._worker, job.attempt) or ())
+        self._send(self._patiently(self._store.release)(job.ref, self._worker, job.attempt) or ())
         log.info("job handed back", attempt=job.attempt)
 
     def close(self) -> None:
         """Claim nothing any more; what runs goes on."""
         self._closed = True
+        self._patiently.close()
 
     def running(self) -> list[tuple[JobRef, int]]:
         """The jobs that this process runs now, with their attempts."""
@@ -197,6 +229,12 @@ def _outcome(result: EngineResult, key: str | None, stopped: Stop | None) -> Out
     end = JobStatus.EXPIRED if stopped is Stop.EXPIRED else JobStatus.CANCELED
     status = end if canceled else JobStatus.SUCCEEDED
     return Outcome(status, choices, usage, cache_key=None if canceled else key)
+
+
+def _whole(job: Job, outcome: Outcome) -> Said:
+    """A stored result as if it was just said."""
+    entries = tuple((choice.index, choice.text) for choice in outcome.choices if choice.text)
+    return Said(job.ref, job.attempt, 0, entries)
 
 
 def _failure(code: str, message: str, *, retryable: bool) -> Outcome:

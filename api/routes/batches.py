@@ -36,7 +36,6 @@ from shared.schemas import (
 from shared.settings import Settings
 from shared.store.batches import Batch, BatchReceipt, BatchResults, NewBatch, parse_result_cursor, result_cursor
 from shared.store.protocol import JobStore, NewJob
-from shared.store.records import cursor, parse_cursor
 from shared.views import (
     batch_accepted,
     batch_result_view,
@@ -134,11 +133,9 @@ def _accepted(receipt: BatchReceipt) -> Response:
 
 def list_batches(query: PageQuery) -> Response:
     """List batches, newest first."""
-    below = cursor(int(query.cursor)) if query.cursor is not None else None
-    page = services().store.list_batches(caller().tenant, below, query.limit)
-    following = None if page.next_cursor is None else str(parse_cursor(page.next_cursor))
+    page = services().store.list_batches(caller().tenant, query.cursor, query.limit)
     views = [batch_summary(batch) for batch in page.data]
-    return answer(Page[BatchSummary](data=views, next_cursor=following, has_more=following is not None))
+    return answer(Page[BatchSummary](data=views, next_cursor=page.next_cursor, has_more=page.next_cursor is not None))
 
 
 def get_batch(path: BatchPath) -> Response:

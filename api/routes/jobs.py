@@ -13,7 +13,6 @@ from shared.errors import ConflictError
 from shared.job import JobRef, JobStatus
 from shared.schemas import ConditionalHeader, JobPath, JobsQuery, JobView, Page, WaitQuery, Wire
 from shared.store.protocol import JobFilter
-from shared.store.records import cursor, parse_cursor
 from shared.views import job_url, job_view, retry_after
 
 
@@ -45,12 +44,9 @@ def list_jobs(query: JobsQuery) -> Response:
         created_after=query.created_after,
         created_before=query.created_before,
     )
-    # On the wire a cursor is the plain number inside the store's, so that its pattern can be exact in the document.
-    below = cursor(int(query.cursor)) if query.cursor is not None else None
-    page = services().store.list_jobs(caller().tenant, where, below, query.limit)
-    following = None if page.next_cursor is None else str(parse_cursor(page.next_cursor))
+    page = services().store.list_jobs(caller().tenant, where, query.cursor, query.limit)
     jobs = [job_view(job) for job in page.data]
-    return answer(Page[JobView](data=jobs, next_cursor=following, has_more=following is not None))
+    return answer(Page[JobView](data=jobs, next_cursor=page.next_cursor, has_more=page.next_cursor is not None))
 
 
 def get_job(path: JobPath, query: WaitQuery, header: ConditionalHeader) -> Response:  # noqa: ARG001  # make_conditional reads it

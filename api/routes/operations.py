@@ -14,17 +14,18 @@ from shared.job import JobRef
 from shared.schemas import (
     DeadLetterPath,
     DeadLetterView,
+    EtaErrorView,
     Page,
     PageQuery,
     PurgedView,
     QueuePath,
     QueueView,
     RequeueLinks,
+    WorkerPath,
     WorkerView,
     iso,
 )
-from shared.store.protocol import DeadLetter, Fleet
-from shared.store.records import cursor, parse_cursor
+from shared.store.protocol import DeadLetter, EtaError, Fleet, WorkerInfo
 from shared.views import failure_view
 
 
@@ -37,6 +38,7 @@ def routes() -> list[Route]:
         Route("POST", f"{queue}/resume", resume_queue, "queues", {200: QueueView}, (404,), scope="admin"),
         Route("POST", f"{queue}/purge", purge_queue, "queues", {200: PurgedView}, (404,), scope="admin"),
         Route("GET", "/api/admin/workers", list_workers, "workers", {200: Page[WorkerView]}, scope="admin"),
+        Route("POST", "/api/admin/workers/<worker_id>/drain", drain_worker, "workers", {202: None}, (404,), scope="admin"),
         Route(
             "GET", "/api/admin/dead_letters", list_dead_letters, "dead letters", {200: Page[DeadLetterView]}, scope="admin"
         ),
@@ -78,30 +80,26 @@ def purge_queue(path: QueuePath) -> Response:
 def list_workers() -> Response:
     """List the workers."""
     fleet = services().fleet.refresh()
-    views = [
-        WorkerView(
-            id=worker.id,
-            model=worker.model.name,
-            state="draining" if worker.state == "draining" else "ready",
-            slots=worker.slots,
-            jobs=fleet.jobs.get(worker.id, 0),
-            host=worker.host,
-            pid=worker.pid,
-            engine=worker.model.engine,
-            device=worker.model.device,
-        )
-        for worker in sorted(fleet.workers, key=lambda worker: worker.id)
-    ]
+    views = [_worker(fleet, worker) for worker in sorted(fleet.workers, key=lambda worker: worker.id)]
     return answer(Page[WorkerView](data=views, next_cursor=None, has_more=False))
+
+
+def drain_worker(path: WorkerPath) -> Response:
+    """Drain a worker.
+
+    It takes no new job, ends what it runs or hands it back after its time, and exits: whatever supervises it starts a fresh
+    one. It hears of it with its next heartbeat.
+    """
+    house = services()
+    house.store.drain_worker(path.worker_id)
+    return Response(status=202)
 
 
 def list_dead_letters(query: PageQuery) -> Response:
     """List the dead letters, newest first: jobs whose worker died each time that they ran."""
-    below = cursor(int(query.cursor)) if query.cursor is not None else None
-    page = services().store.dead_letters(below, query.limit)
-    following = None if page.next_cursor is None else str(parse_cursor(page.next_cursor))
+    page = services().store.dead_letters(query.cursor, query.limit)
     views = [_dead_letter(letter) for letter in page.data]
-    return answer(Page[DeadLetterView](data=views, next_cursor=following, has_more=following is not None))
+    return answer(Page[DeadLetterView](data=views, next_cursor=page.next_cursor, has_more=page.next_cursor is not None))
 
 
 def requeue_dead_letter(path: DeadLetterPath) -> Response:
@@ -131,6 +129,31 @@ def _queue(fleet: Fleet, model: str) -> QueueView:
         paused=model in fleet.paused,
         workers=len(ready),
         slots=sum(worker.slots for worker in ready),
+        eta_error=_eta_error(fleet.eta_errors.get(model)),
+    )
+
+
+def _eta_error(error: EtaError | None) -> EtaErrorView | None:
+    if error is None or not error.count:
+        return None
+    within, so_far = {}, 0
+    for bound_ms, count in error.within.items():
+        so_far += count
+        within[f"{bound_ms / 1000:g}"] = so_far
+    return EtaErrorView(jobs=error.count, mean_seconds=round(error.sum_ms / error.count / 1000, 3), within=within)
+
+
+def _worker(fleet: Fleet, worker: WorkerInfo) -> WorkerView:
+    return WorkerView(
+        id=worker.id,
+        model=worker.model.name,
+        state="draining" if worker.state == "draining" else "ready",
+        slots=worker.slots,
+        jobs=fleet.jobs.get(worker.id, 0),
+        host=worker.host,
+        pid=worker.pid,
+        engine=worker.model.engine,
+        device=worker.model.device,
     )
 
 
@@ -140,7 +163,7 @@ def _dead_letter(letter: DeadLetter) -> DeadLetterView:
         tenant=job.ref.tenant,
         id=job.id,
         model=job.spec.model,
-        convicted_at=iso(letter.convicted_at),
+        convicted_at=iso(job.finished_at or job.created_at),
         created_at=iso(job.created_at),
         attempt=job.attempt,
         error=failure_view(job.error),

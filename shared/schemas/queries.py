@@ -11,6 +11,7 @@ from shared.schemas.text import (
     CURSOR,
     QUEUE,
     TENANT,
+    WORKER,
     JobId,
     ModelName,
     ModeName,
@@ -43,6 +44,11 @@ def _may_be_left_out(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
     for member in schema.pop("anyOf", ()):
         schema.update({} if member == {"type": "null"} else member)
+
+
+def _number_or_nothing(schema: dict[str, Any]) -> None:
+    _may_be_left_out(schema)
+    schema.update(type="integer", minimum=0)
 
 
 def absent(**constraints: Any) -> Any:
@@ -110,6 +116,10 @@ class QueuePath(Parameters):
     model: Annotated[str, Field(min_length=1, max_length=256, pattern=QUEUE)]
 
 
+class WorkerPath(Parameters):
+    worker_id: Annotated[str, Field(min_length=1, max_length=256, pattern=WORKER)]
+
+
 class DeadLetterPath(Parameters):
     tenant: Annotated[str, Field(min_length=1, max_length=64, pattern=TENANT)]
     job_id: JobId
@@ -144,6 +154,27 @@ class PreferHeader(Headers):
         alias="Prefer",
         json_schema_extra=_may_be_left_out,
         description="`wait=N`: answer with the finished job if it ends within N seconds.",
+    )
+
+
+class StreamQuery(Parameters):
+    """Where to go on in a stream. Checked by the route, which has a status of its own for it."""
+
+    starting_after: str | None = Field(
+        default=None,
+        json_schema_extra=_number_or_nothing,
+        description="Number of the event after which to go on; 0 is from the start.",
+    )
+
+
+class StreamHeader(Headers):
+    """What a browser sends when it reconnects; it comes before the query."""
+
+    last_event_id: str | None = Field(
+        default=None,
+        alias="Last-Event-ID",
+        json_schema_extra=_may_be_left_out,
+        description="As `starting_after`.",
     )
 
 

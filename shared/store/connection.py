@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import redis
+import redis.asyncio
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -39,11 +40,23 @@ def connect(settings: Settings, *, max_connections: int = 100, timeout_s: float 
     )
 
 
+def connect_async(settings: Settings) -> redis.asyncio.Redis:
+    """A client for an asyncio loop that listens on one connection; it never tries again by itself."""
+    return redis.asyncio.Redis.from_url(
+        settings.redis_url,
+        decode_responses=True,
+        protocol=2,  # published messages come as plain answers
+        socket_connect_timeout=min(settings.redis_timeout_s, 2.0),
+        socket_keepalive=True,
+        max_connections=2,
+    )
+
+
 def require_server(client: Client, *, patience_s: float = START_PATIENCE_S) -> None:
     """Wait for the server, and see that it keeps what it is given.
 
-    Raises: ConfigurationError, saying what to do: nobody answers within ``patience_s``, or memory is bounded and the server
-    would rather throw records away than refuse new ones.
+    Raises, saying what to do: StoreUnavailableError (nobody answers within ``patience_s``), ConfigurationError (memory is
+    bounded and the server would rather throw records away than refuse new ones).
     """
     memory = _memory_of(client, time.monotonic() + patience_s)
     policy = memory.get("maxmemory_policy", "noeviction")
@@ -61,7 +74,7 @@ def _memory_of(client: Client, deadline: float) -> dict[str, Any]:
         except StoreUnavailableError as error:
             if time.monotonic() > deadline:
                 message = f"No Redis answers at {_place(client)}: start one, or set REDIS_URL to where it is."
-                raise ConfigurationError(message) from error
+                raise StoreUnavailableError(message) from error
             time.sleep(0.2)
 
 

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
 from shared.store.batches import BatchStore
+from shared.store.events import JobLog, Said
 
 T = TypeVar("T")
 
@@ -83,6 +84,7 @@ class Submission:
     key_id: str
     jobs: tuple[NewJob, ...]
     request_id: str | None = None
+    traceparent: str | None = None
     key_digest: str | None = None
     idempotency: Idempotency | None = None
     rate_limit: RateLimit | None = None
@@ -136,6 +138,14 @@ class Stop(StrEnum):
     CANCELED = "canceled"
     EXPIRED = "expired"
     LOST = "lost"  # deleted, or not its own any more: whatever it says will be fenced
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker hears with its beat: which of its running jobs it must stop and why, and whether it is to drain."""
+
+    stops: dict[JobRef, Stop]
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,23 +216,34 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class EtaError:
+    """How far off ETAs were: of ``count`` jobs that started, by ``sum_ms`` in all. ``within``: upper bound in milliseconds →
+    jobs that were off by that at most and by more than the bound before; the rest was off by more than the last bound."""
+
+    count: int
+    sum_ms: int
+    within: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """Who is there: the workers with a live lease, the models announced lately (name → info), jobs waiting by model, the
-    paused models, and jobs that run by worker."""
+    paused models, jobs that run by worker, by model how far off the ETAs were, and how many couriers there are."""
 
     workers: tuple[WorkerInfo, ...]
     models: dict[str, ModelInfo]
     queue_lengths: dict[str, int]
     paused: frozenset[str] = frozenset()
     jobs: dict[str, int] = field(default_factory=dict)
+    eta_errors: dict[str, EtaError] = field(default_factory=dict)
+    couriers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that was convicted: its worker died each time that it ran."""
+    """A job that was convicted when it ended: its worker died each time that it ran."""
 
     job: Job
-    convicted_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +276,14 @@ class JobStore(BatchStore, Protocol):
 
     def get(self, ref: JobRef) -> Job:
         """Raises: NotFoundError; GoneError after its retention."""
+        ...
+
+    def log(self, ref: JobRef, after: int, most: int) -> JobLog:
+        """A job with at most so many of its logged events, those after a number. Raises: NotFoundError, GoneError."""
+        ...
+
+    def latest(self, refs: Sequence[JobRef]) -> list[int]:
+        """The number of each job's last event; 0 where there is no such job (any more)."""
         ...
 
     def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
@@ -295,8 +324,19 @@ class JobStore(BatchStore, Protocol):
         that a command whose answer was lost can be repeated."""
         ...
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
-        """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job."""
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
+        """Put what this worker's running attempts said into their jobs' logs. Saying it again adds nothing.
+
+        Returns for each how many entries of the attempt the log holds now: what is above that is to be said again (Redis
+        may have lost some). -1: the attempt does not own the job any more.
+        """
+        ...
+
+    def finish(
+        self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None
+    ) -> tuple[Finished, tuple[Hint, ...]]:
+        """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job.
+        ``said``: what is not known to be in the log yet; it goes there first, so that the end is the last event."""
         ...
 
     def release(self, ref: JobRef, worker: str, attempt: int) -> tuple[Hint, ...] | None:
@@ -308,9 +348,13 @@ class JobStore(BatchStore, Protocol):
         """A result of this tenant that must be the same, or None."""
         ...
 
-    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> dict[JobRef, Stop]:
-        """Renew the worker's lease; returns those of its running jobs (with their attempts) that it must stop, and
-        why."""
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> Orders:
+        """Renew the worker's lease; ``running``: its running jobs with their attempts."""
+        ...
+
+    def drain_worker(self, worker: str) -> None:
+        """Tell a worker to drain: it takes nothing new, ends what runs (or hands it back) and exits. Raises:
+        NotFoundError."""
         ...
 
     def listen_for_stops(self, worker: str, stop: Callable[[JobRef], None], ended: threading.Event) -> None:
@@ -340,8 +384,7 @@ class JobStore(BatchStore, Protocol):
         ...
 
     def dead_letters(self, cursor: str | None, limit: int) -> Page[DeadLetter]:
-        """Convicted jobs of all tenants that are still kept, newest first. One that is convicted or requeued between two
-        pages shifts what follows by a place. Raises: InvalidCursorError."""
+        """Convicted jobs of all tenants that are still kept, newest first. Raises: InvalidCursorError."""
         ...
 
     def requeue(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:

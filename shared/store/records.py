@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +10,8 @@ from typing import Any
 
 from shared.errors import InvalidCursorError, RateLimitedError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
-from shared.store.protocol import ModelInfo, Submission, UsageRow, WorkerInfo
+from shared.store.events import Event
+from shared.store.protocol import EtaError, ModelInfo, Submission, UsageRow, WorkerInfo
 
 
 def dumps(value: Any) -> str:
@@ -87,6 +86,7 @@ def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = ()
         batch_id=record.get("batch_id"),
         custom_id=record.get("custom_id"),
         request_id=record.get("request_id"),
+        webhook_status=record.get("hook_status"),
         queue_position=int(place[0]) if place else None,
         eta_ms=int(place[1]) if place else None,
         history=turns_until(turns(history), job_id),
@@ -98,6 +98,11 @@ def batch_jobs(tenant: str, rows: Sequence[Sequence[Any]], conversations: Sequen
     histories = {user: turns(entries) for user, entries in zip(conversations[::2], conversations[1::2], strict=True)}
     jobs = [job(tenant, job_id, flat, place) for job_id, flat, place in rows]
     return [one.evolve(history=turns_until(histories.get(one.spec.user_id or "", ()), one.id)) for one in jobs]
+
+
+def events(entries: Sequence[tuple[str, Sequence[str]]]) -> tuple[Event, ...]:
+    """Entries of a job's log: their ids are ``NUMBER-0``."""
+    return tuple(Event(int(entry_id.partition("-")[0]), kind, value) for entry_id, (_, kind, _, value) in entries)
 
 
 def usage_rows(day: date, fields: Mapping[str, str]) -> Iterator[UsageRow]:
@@ -121,22 +126,20 @@ def worker(text: str) -> WorkerInfo:
     return WorkerInfo(**data)
 
 
-def cursor(sequence: int) -> str:
-    """An opaque cursor of a sequence number."""
-    return base64.urlsafe_b64encode(f"s{sequence}".encode()).decode().rstrip("=")
-
-
 def parse_cursor(text: str | None) -> int | None:
-    """The inverse of ``cursor``. Raises: InvalidCursorError."""
+    """The sequence number that a list's cursor is. Raises: InvalidCursorError."""
     if text is None:
         return None
-    try:
-        decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise InvalidCursorError(param="cursor") from error
-    if not (decoded.startswith("s") and decoded[1:].isascii() and decoded[1:].isdigit() and len(decoded) <= 17):
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
         raise InvalidCursorError(param="cursor")
-    return int(decoded[1:])
+    return int(text)
+
+
+def eta_error(flat: Sequence[str]) -> EtaError:
+    """How far off the ETAs of a model were, from its hash."""
+    fields = {name: int(value) for name, value in pairs(flat).items()}
+    within = {int(name.removeprefix("le:")): count for name, count in fields.items() if name.startswith("le:")}
+    return EtaError(fields.get("count", 0), fields.get("sum_ms", 0), dict(sorted(within.items())))
 
 
 def rate_limited(submission: Submission, *, remaining: int, reset_s: int) -> RateLimitedError:

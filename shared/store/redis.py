@@ -20,6 +20,7 @@ from shared.errors import (
 from shared.job import Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
 from shared.store import records
 from shared.store.connection import Client
+from shared.store.events import JobLog, Said
 from shared.store.protocol import (
     Claim,
     DeadLetter,
@@ -28,6 +29,7 @@ from shared.store.protocol import (
     Hint,
     JobFilter,
     ModelInfo,
+    Orders,
     Page,
     Patience,
     Receipt,
@@ -78,6 +80,15 @@ class RedisStore(RedisBatches):
     def get(self, ref: JobRef) -> Job:
         return _one(ref, self._scripts.run("get", ref.tenant, ref.id))
 
+    def log(self, ref: JobRef, after: int, most: int) -> JobLog:
+        answer = self._scripts.run("log", ref.tenant, ref.id, after, most)
+        job = _one(ref, answer[:4])
+        start, last, entries = answer[4:]
+        return JobLog(job, int(start), int(last), records.events(entries))
+
+    def latest(self, refs: Sequence[JobRef]) -> list[int]:
+        return [int(number) for number in self._scripts.run("latest", *map(str, refs))]
+
     def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
         arguments = records.without_none(
             {
@@ -90,7 +101,7 @@ class RedisStore(RedisBatches):
         )
         following, *rows = self._scripts.run("list", records.dumps(arguments))
         jobs = tuple(records.job(tenant, job_id, flat, place) for job_id, flat, place in rows)
-        return Page(jobs, None if int(following) < 0 else records.cursor(int(following)))
+        return Page(jobs, None if int(following) < 0 else str(following))
 
     def cancel(self, ref: JobRef) -> Job:
         return _one(ref, self._scripts.run("cancel", ref.tenant, ref.id))
@@ -113,13 +124,20 @@ class RedisStore(RedisBatches):
     # --- the worker's side
 
     def claim(self, ref: JobRef, worker: str, token: str) -> Claim | None:
-        answer = self._scripts.run("claim", ref.tenant, ref.id, worker, token)
+        answer = self._scripts.run("claim", ref.tenant, ref.id, worker, token, self._retention.events_ttl_s * 1000)
         if answer is None:
             return None
         flat, turns = answer
         return Claim(records.job(ref.tenant, ref.id, flat), records.turns(turns))
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
+        jobs = [[one.ref.tenant, one.ref.id, one.attempt, one.since, one.entries] for one in said]
+        arguments = {"worker": worker, "most": self._retention.events_max, "jobs": jobs}
+        return [int(count) for count in self._scripts.run("progress", records.dumps(arguments))]
+
+    def finish(
+        self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None
+    ) -> tuple[Finished, tuple[Hint, ...]]:
         cacheable = outcome.cache_key and outcome.status is JobStatus.SUCCEEDED and self._retention.cache_ttl_s
         arguments = records.without_none(
             {
@@ -138,6 +156,9 @@ class RedisStore(RedisBatches):
                 "completion_tokens": 0 if outcome.cached else outcome.usage.completion_tokens,
                 "max_turns": self._retention.history_max_turns,
                 "history_ttl_ms": self._retention.history_ttl_s * 1000,
+                "said": said.entries if said else None,
+                "since": said.since if said else None,
+                "most": self._retention.events_max,
             }
         )
         verdict, *hints = self._scripts.run("finish", records.dumps(arguments))
@@ -154,7 +175,7 @@ class RedisStore(RedisBatches):
         choices, usage, _ = records.parse_result(text)
         return choices, usage
 
-    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> dict[JobRef, Stop]:
+    def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> Orders:
         arguments = {
             "id": worker.id,
             "info": records.worker_json(worker),
@@ -163,7 +184,12 @@ class RedisStore(RedisBatches):
             "lease_ms": int(self._retention.worker_lease_s * 1000),
             "running": [[ref.tenant, ref.id, attempt] for ref, attempt in running],
         }
-        return {JobRef.parse(name): Stop(why) for name, why in self._scripts.run("beat", records.dumps(arguments))}
+        drain, *stops = self._scripts.run("beat", records.dumps(arguments))
+        return Orders({JobRef.parse(name): Stop(why) for name, why in stops}, drain=bool(drain))
+
+    def drain_worker(self, worker: str) -> None:
+        if not self._scripts.run("drain", worker):
+            raise NotFoundError("No such worker.")
 
     def listen_for_stops(self, worker: str, stop: Callable[[JobRef], None], ended: threading.Event) -> None:
         with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py leaves it bare
@@ -202,13 +228,13 @@ class RedisStore(RedisBatches):
                 return total
 
     def dead_letters(self, cursor: str | None, limit: int) -> Page[DeadLetter]:
-        skip = records.parse_cursor(cursor) or 0
-        rows = self._scripts.run("dead", skip, limit)
+        before = records.parse_cursor(cursor)
+        rows = self._scripts.run("dead", "+inf" if before is None else f"({before}", limit)
         letters = []
-        for member, convicted_at, flat in rows[:limit]:
+        for member, _, flat in rows[:limit]:
             ref = JobRef.parse(member)
-            letters.append(DeadLetter(records.job(ref.tenant, ref.id, flat), int(float(convicted_at))))
-        return Page(tuple(letters), records.cursor(skip + limit) if len(rows) > limit else None)
+            letters.append(DeadLetter(records.job(ref.tenant, ref.id, flat)))
+        return Page(tuple(letters), rows[limit - 1][1] if len(rows) > limit else None)
 
     def requeue(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
         answer = self._scripts.run("retry", ref.tenant, ref.id, "dead")
@@ -233,13 +259,15 @@ class RedisStore(RedisBatches):
     # --- everybody's
 
     def fleet(self) -> Fleet:
-        workers, models, lengths, paused, running = self._scripts.run("fleet")
+        workers, models, lengths, paused, running, off, couriers = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
             models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
             queue_lengths={model: int(length) for model, length in records.pairs(lengths).items()},
             paused=frozenset(paused),
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},
+            eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
+            couriers=int(couriers),
         )
 
     def ping(self) -> None:

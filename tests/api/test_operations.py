@@ -119,8 +119,8 @@ class TestQueues:
         house.announce(name="org/other")
         house.submit()
         assert house.call("GET", "/api/admin/queues", key="admin").json["data"] == [
-            {"model": "demo", "length": 1, "paused": False, "workers": 0, "slots": 0},
-            {"model": "org/other", "length": 0, "paused": False, "workers": 1, "slots": 4},
+            {"model": "demo", "length": 1, "paused": False, "workers": 0, "slots": 0, "eta_error": None},
+            {"model": "org/other", "length": 0, "paused": False, "workers": 1, "slots": 4, "eta_error": None},
         ]
 
     def test_a_paused_queue_takes_jobs_and_sends_none(self, house: House) -> None:
@@ -172,6 +172,24 @@ def test_workers_are_listed_with_what_they_run(house: House) -> None:
         ("w1", "draining", 4, 1),
     ]
     assert data[0]["engine"] == "echo"
+
+
+def test_a_worker_is_drained(house: House) -> None:
+    house.announce()
+    assert house.call("POST", "/api/admin/workers/w-demo/drain", key="admin").status_code == 202
+    assert house.call("POST", "/api/admin/workers/w-demo/drain").status_code == 403
+    assert house.call("POST", "/api/admin/workers/nobody/drain", key="admin").status_code == 404
+    bad = house.call("POST", "/api/admin/workers/no%00body/drain", key="admin")
+    assert (bad.status_code, error_of(bad)["param"]) == (422, "worker_id")
+
+
+def test_a_queue_tells_how_far_off_its_etas_were(house: House) -> None:
+    house.announce()
+    assert house.call("GET", "/api/admin/queues", key="admin").json["data"][0]["eta_error"] is None
+    house.claim(house.submit())
+    (queue,) = house.call("GET", "/api/admin/queues", key="admin").json["data"]
+    assert queue["eta_error"]["jobs"] == 1
+    assert list(queue["eta_error"]["within"].values()) == [1]
 
 
 class TestDeadLetters:

@@ -461,7 +461,7 @@ class TestDelete:
         batches.finish_steps()
         left = batches.keys() - before
         assert {name.partition(":")[0] for name in left} <= {"attempts", "usage", "spent", "staged"}, left
-        assert drive.store.beat(worker("w1"), [(refs[1], 1)]) == {refs[1]: "lost"}
+        assert drive.store.beat(worker("w1"), [(refs[1], 1)]).stops == {refs[1]: "lost"}
         assert drive.store.fleet().queue_lengths == {"demo": 0}
         drive.submit(max_queued=1, max_waiting=1)
 

@@ -23,7 +23,7 @@ def retention() -> Retention:
 
 
 def beat(drive: Driver, name: str = "w1", slots: int = 4, running=()) -> dict:
-    return drive.store.beat(worker(name, slots), running)
+    return drive.store.beat(worker(name, slots), running).stops
 
 
 def let_die(drive: Driver) -> tuple[str, ...]:

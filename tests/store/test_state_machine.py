@@ -274,7 +274,7 @@ class StoreMachine(BatchRules, RuleBasedStateMachine):
             elif job.mark:
                 expected[ref] = Stop(job.mark)
         info = self._info(worker, "draining" if draining else "ready")
-        assert self.store.beat(info, list(running.items())) == expected
+        assert self.store.beat(info, list(running.items())).stops == expected
 
     @precondition(lambda self: self.house.jobs)
     @rule(n=nth, worker=workers)

@@ -217,9 +217,25 @@ class TestClaimAndFinish:
         ref = drive.running()
         time.sleep(0.12)
         drive.finish(ref, "w1", 1, success())
-        assert 25 <= drive.store.get(drive.ref()).eta_ms <= 150  # four slots
+        assert drive.store.get(drive.ref()).eta_ms == 0  # a slot is free
+        for _ in range(3):
+            drive.running()
+        drive.claim(drive.ref(), "w1", "t")
+        assert 25 <= drive.store.get(drive.ref()).eta_ms <= 150  # its four slots run, one job waits before it
         drive.store.beat(worker(slots=100), [])
-        assert drive.store.get(drive.ref()).eta_ms <= 10
+        assert drive.store.get(drive.ref()).eta_ms == 0
+
+    def test_etas_are_checked_when_jobs_start(self, drive: Driver):
+        waits = drive.ref()
+        assert drive.store.fleet().eta_errors["demo"].count == 0
+        time.sleep(0.6)
+        assert drive.claim(waits, "w1", "t") is not None
+        seen = drive.store.fleet().eta_errors["demo"]
+        assert (seen.count, list(seen.within.values())) == (1, [1])
+        assert 50 <= seen.sum_ms <= 5_000
+        drive.store.release(waits, "w1", 1)
+        assert drive.claim(waits, "w1", "u") is not None
+        assert drive.store.fleet().eta_errors["demo"].count == 1  # a second attempt says nothing of the ETA
 
 
 class TestCancelAndDelete:
@@ -234,7 +250,7 @@ class TestCancelAndDelete:
         ref = drive.running()
         job = drive.store.cancel(ref)
         assert (job.status, job.cancel_requested) == (JobStatus.RUNNING, True)
-        assert drive.store.beat(worker(), [(ref, 1)]) == {ref: Stop.CANCELED}
+        assert drive.store.beat(worker(), [(ref, 1)]).stops == {ref: Stop.CANCELED}
         partial = Outcome(JobStatus.CANCELED, (Choice(0, "par", "canceled"),), Usage(3, 1))
         assert drive.finish(ref, "w1", 1, partial) == ACCEPTED
         assert drive.store.get(ref).output == "par"
@@ -267,7 +283,7 @@ class TestCancelAndDelete:
     def test_a_running_job_that_is_deleted_is_stopped_and_its_end_is_fenced(self, drive: Driver):
         ref = drive.running()
         drive.store.delete(ref)
-        assert drive.store.beat(worker(), [(ref, 1)]) == {ref: Stop.LOST}
+        assert drive.store.beat(worker(), [(ref, 1)]).stops == {ref: Stop.LOST}
         assert drive.finish(ref, "w1", 1, success()) == FENCED
         with pytest.raises(NotFoundError):
             drive.store.get(ref)
@@ -430,8 +446,8 @@ class TestFleet:
     def test_a_beat_names_only_the_jobs_to_stop(self, drive: Driver):
         good, lost = drive.running(), drive.running()
         drive.store.release(lost, "w1", 1)
-        assert drive.store.beat(worker(), [(good, 1), (lost, 1)]) == {lost: Stop.LOST}
-        assert drive.store.beat(worker(), [(good, 2)]) == {good: Stop.LOST}
+        assert drive.store.beat(worker(), [(good, 1), (lost, 1)]).stops == {lost: Stop.LOST}
+        assert drive.store.beat(worker(), [(good, 2)]).stops == {good: Stop.LOST}
 
     def test_queue_lengths_by_model(self, drive: Driver):
         drive.submit("a", "b")

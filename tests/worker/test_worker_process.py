@@ -8,6 +8,11 @@ import time
 import pytest
 
 from shared.job import JobStatus
+from shared.queue import make_celery, send_hints
+from shared.settings import load_settings
+from shared.store.connection import connect, key_prefix
+from shared.store.protocol import Hint
+from shared.store.redis import RedisStore
 from tests.servers import RedisServer, find_redis_server, free_port, until
 from tests.worker.conftest import submit
 
@@ -39,6 +44,41 @@ def test_what_does_not_finish_in_time_is_handed_back_and_run_by_the_next(start_w
     ready(start_worker())
     until(lambda: all(redis_store.get(ref).status is JobStatus.SUCCEEDED for ref in refs), what="the second worker")
     assert {redis_store.get(ref).attempt for ref in refs} == {2}
+
+
+def test_an_operator_drains_it(start_worker, ready, redis_store, hint):
+    worker = start_worker(ECHO_TOKEN_DELAY_S="0.02")
+    ready(worker)
+    refs = [submit(redis_store, f"job {n}", max_length=50) for n in range(3)]
+    for ref in refs:
+        hint(ref)
+    until(lambda: all(redis_store.get(ref).status is JobStatus.RUNNING for ref in refs))
+    time.sleep(0.2)
+    (info,) = redis_store.fleet().workers
+    redis_store.drain_worker(info.id)
+    assert worker.wait(30) == 0
+    assert {redis_store.get(ref).status for ref in refs} == {JobStatus.SUCCEEDED}
+    assert {redis_store.get(ref).attempt for ref in refs} == {1}
+
+
+def test_told_to_leave_while_redis_is_away_it_does_not_stay(start_worker, tmp_path):
+    binary = find_redis_server()
+    if binary is None:
+        pytest.skip("no redis-server")
+    with RedisServer(binary, tmp_path) as server:
+        settings = load_settings(redis_url=server.url, redis_prefix="t", engine="echo", model_name="demo")
+        client = connect(settings)
+        store = RedisStore(client, key_prefix(settings))
+        worker = start_worker(REDIS_URL=server.url, REDIS_PREFIX="t", ECHO_TOKEN_DELAY_S="0.02")
+        until(lambda: store.fleet().workers != (), 60, what="a ready worker")
+        ref = submit(store, max_length=50)
+        celery = make_celery(settings)
+        send_hints(celery, [Hint(ref, "demo")], prefix="t")
+        celery.close()
+        until(lambda: store.get(ref).status is JobStatus.RUNNING)
+        client.close()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait(60) is not None
 
 
 def test_a_running_job_is_canceled_without_waiting_for_a_beat(start_worker, ready, redis_store, hint):
@@ -209,6 +249,6 @@ def test_a_server_that_evicts_is_refused(start_worker, tmp_path):
 
 def test_without_a_server_it_says_so(start_worker):
     worker = start_worker(REDIS_URL=f"redis://:secret@127.0.0.1:{free_port()}/0")
-    assert worker.wait(40) == 78
+    assert worker.wait(40) == 75
     assert "REDIS_URL" in worker.output()
     assert "secret" not in worker.output()

@@ -2,7 +2,7 @@
 -- depart: a worker that exits cleanly is off the list at once; what it still ran goes back, and no crash is counted.
 -- ARGV: worker. Returns hints.
 local worker = ARGV[1]
-redis.call('DEL', P .. 'worker:' .. worker)
+redis.call('DEL', P .. 'worker:' .. worker, P .. 'drain:' .. worker)
 redis.call('ZREM', P .. 'workers', worker)
 count_slots(now_ms())
 local hints = {}

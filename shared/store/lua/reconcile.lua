@@ -24,7 +24,7 @@ local function lost_its_worker(member)
     local message = 'The worker died each of the ' .. crashes .. ' times that this job was run.'
     local why = cjson.encode({ code = 'worker_crashed', message = message, retryable = false })
     end_job(tenant, id, 'failed', { 'result', '{}', 'error', why })
-    redis.call('ZADD', P .. 'dead', now, member)
+    redis.call('ZADD', P .. 'dead', redis.call('INCR', P .. 'seq'), member)
   else
     requeue(tenant, id)
     redis.call('HINCRBY', P .. 'stats', 'requeued', 1)
@@ -34,7 +34,7 @@ end
 if redis.call('EXISTS', P .. 'hold_until') == 0 then
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', now, 'LIMIT', 0, BATCH)) do
     for _, member in ipairs(redis.call('SMEMBERS', P .. 'owned:' .. worker)) do lost_its_worker(member) end
-    redis.call('DEL', P .. 'owned:' .. worker, P .. 'suspects:' .. worker, P .. 'worker:' .. worker)
+    redis.call('DEL', P .. 'owned:' .. worker, P .. 'suspects:' .. worker, P .. 'worker:' .. worker, P .. 'drain:' .. worker)
     redis.call('ZREM', P .. 'workers', worker)
     redis.call('HINCRBY', P .. 'stats', 'leases_expired', 1)
     table.insert(reaped, worker)

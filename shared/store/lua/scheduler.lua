@@ -112,5 +112,22 @@ local function place(tenant, id, model, class)
     position = before + math.min(rank * tenants + turn + 1, number(depths[class + 1], 0) - behind)
   end
   local average = number(redis.call('HGET', P .. 'stats', 'ema_ms:' .. model), 1000)
-  return { position, math.floor(average * position / math.max(1, capacity_of(model))) }
+  local slots = math.max(1, capacity_of(model))
+  local free = math.max(0, slots - redis.call('SCARD', P .. 'running:' .. model))
+  return { position, math.floor(average * math.max(0, position - free) / slots) }
+end
+
+-- How far off the ETA of its submit was, when a job starts: a histogram a model, its bounds in milliseconds.
+local ETA_BOUNDS = { 500, 1000, 2000, 5000, 10000, 30000, 60000, 300000 }
+local function check_eta(model, promised_ms, waited_ms)
+  local off = math.abs(waited_ms - promised_ms)
+  local key = P .. 'eta_error:' .. model
+  redis.call('HINCRBY', key, 'count', 1)
+  redis.call('HINCRBY', key, 'sum_ms', off)
+  for _, bound in ipairs(ETA_BOUNDS) do
+    if off <= bound then
+      redis.call('HINCRBY', key, 'le:' .. bound, 1)
+      break
+    end
+  end
 end

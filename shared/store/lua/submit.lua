@@ -40,5 +40,8 @@ end
 for model in pairs(models) do dispatch(model, hints) end
 
 local receipt = receipt_of(a.jobs, now)
+for i, promised in ipairs(cjson.decode(receipt).etas) do
+  redis.call('HSET', job_key(a.tenant, a.jobs[i].id), 'eta_ms', promised) -- looked at when it starts
+end
 if a.idem then remember(a.idem, receipt, now) end
 return { 'ok', receipt, 1, left[1], left[2], hints, left[3], left[4] }

@@ -1,0 +1,31 @@
+"""The broker's side, on a real server that goes away."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from shared.job import JobRef
+from shared.queue import make_celery, queue_name, send_hints
+from shared.settings import load_settings
+from shared.store.protocol import Hint
+from tests.servers import RedisServer, find_redis_server
+
+
+def test_a_consumer_closes_a_dead_connection_with_a_message_in_its_hands(tmp_path: Path) -> None:
+    """kombu would put the message back, and an error that is no connection error would end the worker."""
+    binary = find_redis_server()
+    if binary is None:
+        pytest.skip("no redis-server")
+    with RedisServer(binary, tmp_path) as server:
+        celery = make_celery(load_settings(redis_url=server.url, redis_prefix="t", model_name="demo"))
+        send_hints(celery, [Hint(JobRef("shop", "j1"), "demo")], prefix="t")
+        connection = celery.connection_for_read()
+        assert connection.default_channel.basic_get(queue_name("t", "demo"), no_ack=False) is not None
+    ignored = (*connection.connection_errors, *connection.channel_errors)  # by Celery, when it closes
+    connection._do_close_transport()  # as after its collect(), which gives up half-way where the server is gone
+    with suppress(*ignored):
+        connection.close()
+    celery.close()
