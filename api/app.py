@@ -14,7 +14,7 @@ from api.errors import of_validation, register_errors
 from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
-from api.parsing import StrictRequest, refuse_malformed
+from api.parsing import StrictRequest, bound_bodies, refuse_malformed
 from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, operations, usage
 from api.routing import Route, mount
 from api.security import register_security
@@ -68,6 +68,7 @@ def create_app(
     app.before_request(refuse_malformed)
     table = _routes(settings, modes)
     register_identity(app, memory, mount(app, table))
+    bound_bodies(app, {route.name: route.most_bytes for route in table if route.most_bytes})
     _describe(app, table)
     app.register_blueprint(docs.blueprint)
     register_security(app, settings.cors_origins)
@@ -79,7 +80,7 @@ def _routes(settings: Settings, modes: Modes) -> list[Route]:
     return [
         *generate.routes(wire),
         *jobs.routes(wire),
-        *batches.routes(),
+        *batches.routes(wire, settings),
         *history.routes(),
         *catalog.routes(),
         *usage.routes(),

@@ -15,6 +15,7 @@ from api.limits import exceeded_headers
 from shared.errors import (
     AuthenticationError,
     ConflictError,
+    ForeignCursorError,
     GoneError,
     IdempotencyInProgressError,
     IdempotencyKeyReusedError,
@@ -81,6 +82,7 @@ STATUS: Mapping[type[SmartTextGenError], int] = MappingProxyType(
         MalformedRequestError: 400,
         MalformedJsonError: 400,
         IdempotencyRefusedError: 400,
+        ForeignCursorError: 400,
         RequestTimeoutError: 408,
         PayloadTooLargeError: 413,
         UnsupportedMediaTypeError: 415,

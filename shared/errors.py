@@ -6,12 +6,14 @@
     │   ├── UnknownModelError
     │   ├── ContextLengthError        prompt + max_length do not fit the model's context
     │   └── InvalidCursorError
+    │       └── ForeignCursorError    well-formed or not, this object never gave it out
     ├── AuthenticationError           no key, an unknown one, or a revoked one
     ├── ScopeError                    a valid key without the scope
     ├── NotFoundError                 no such object for this tenant
     ├── GoneError                     it was there, and its retention is over
     ├── ConflictError
     │   ├── JobAlreadyFinishedError
+    │   ├── BatchAlreadyFinishedError
     │   ├── JobExistsError            a client-chosen id with another payload
     │   ├── IdempotencyInProgressError
     │   └── JobNotRetryableError
@@ -82,6 +84,10 @@ class InvalidCursorError(InvalidRequestError):
     code = "invalid_cursor"
 
 
+class ForeignCursorError(InvalidCursorError):
+    """That cursor is not one of this object's."""
+
+
 class AuthenticationError(SmartTextGenError):
     """A valid API key is required."""
 
@@ -116,6 +122,12 @@ class JobAlreadyFinishedError(ConflictError):
     """The job has already finished."""
 
     code = "job_already_finished"
+
+
+class BatchAlreadyFinishedError(ConflictError):
+    """The batch has already completed."""
+
+    code = "batch_already_finished"
 
 
 class JobExistsError(ConflictError):

@@ -5,6 +5,10 @@ from shared.schemas.answers import (
     Alive,
     BatchAccepted,
     BatchJob,
+    BatchLinks,
+    BatchResultView,
+    BatchStatus,
+    BatchSummary,
     BatchView,
     ChoiceView,
     Counts,
@@ -44,6 +48,7 @@ from shared.schemas.queries import (
     PageQuery,
     PreferHeader,
     QueuePath,
+    ResultsQuery,
     UsageQuery,
     UserPath,
     WaitQuery,
@@ -53,9 +58,10 @@ from shared.schemas.requests import BatchItem, BatchRequest, GenerateRequest, Ke
 from shared.schemas.text import Answer, iso, milliseconds
 
 __all__ = [
-    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchPath", "BatchRequest", "BatchView",
+    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchLinks", "BatchPath", "BatchRequest",
+    "BatchResultView", "BatchStatus", "BatchSummary", "BatchView",
     "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "EtaErrorView", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
     "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
-    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerPath", "WorkerView", "bounded", "iso", "milliseconds",
+    "QueuePath", "QueueView", "RequeueLinks", "ResultsQuery", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerPath", "WorkerView", "bounded", "iso", "milliseconds",
 ]  # fmt: skip

@@ -134,7 +134,7 @@ class JobView(Answer):
 
 
 class Counts(Answer):
-    """Jobs of a batch by status; ``total`` also counts those whose retention is over."""
+    """Jobs of a batch by status; ``total`` is their sum. Deleted jobs do not count any more."""
 
     total: int
     queued: int
@@ -145,15 +145,32 @@ class Counts(Answer):
     expired: int
 
 
+BatchStatus = Literal["in_progress", "canceling", "completed", "canceled"]
+
+
+class BatchLinks(Links):
+    """Where to go on with a batch."""
+
+    results: str
+    cancel: str
+
+
 class BatchAccepted(Answer):
-    """A batch that was taken in."""
+    """A batch that was taken in. ``canceled``: all of it has ended, after a cancel was requested."""
 
     id: str
     object: Literal["batch"] = "batch"
-    status: Literal["in_progress", "completed"]
+    status: BatchStatus
     counts: Counts
     created_at: Timestamp
-    urls: Links
+    urls: BatchLinks
+
+
+class BatchSummary(BatchAccepted):
+    """A batch without its jobs."""
+
+    completed_at: Timestamp | None
+    cancel_requested: bool
 
 
 class BatchJob(Answer):
@@ -165,14 +182,32 @@ class BatchJob(Answer):
     urls: JobLinks
 
 
-class BatchView(BatchAccepted):
-    """A batch. The lists run in the order of the request. Once it is completed, ``inputs``, ``outputs`` (null where a job
-    has none) and ``history`` (a conversation for each job) are there too."""
+class BatchView(BatchSummary):
+    """A batch. The lists run in the order of the request, and are null for a batch of more than 500 jobs: read its results.
+    Once all has ended, ``inputs``, ``outputs`` (null where a job has none) and ``history`` (a conversation for each job) are
+    there too."""
 
-    jobs: list[BatchJob]
+    jobs: list[BatchJob] | None
     inputs: list[str] | None
     outputs: list[str | None] | None
     history: list[list[TurnView]] | None
+
+
+class BatchResultView(Answer):
+    """The end of one job of a batch, a line of its results. ``index``: its place in the request, from 0. ``cursor``: where
+    to go on after it."""
+
+    custom_id: str | None
+    id: str
+    index: int
+    status: Literal["succeeded", "failed", "canceled", "expired"]
+    output: str | None
+    choices: list[ChoiceView]
+    usage: UsageView
+    error: FailureView | None
+    cached: bool
+    finished_at: Timestamp
+    cursor: str
 
 
 class Page(Answer, Generic[T]):

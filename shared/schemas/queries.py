@@ -75,6 +75,15 @@ class PageQuery(Parameters):
     cursor: Annotated[str, Field(pattern=CURSOR)] | None = absent(description="next_cursor of the page before.")
 
 
+class ResultsQuery(Parameters):
+    """A page of a batch's results."""
+
+    limit: Annotated[int, Field(ge=1, le=1000), in_digits(1, 1000)] = Field(1000, description="Most lines.")
+    cursor: str | None = absent(
+        description="`cursor` of the last line that you have, or the `X-Next-Cursor` of the page."
+    )
+
+
 class JobsQuery(PageQuery):
     """Which jobs."""
 

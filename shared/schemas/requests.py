@@ -107,9 +107,23 @@ class BatchRequest(Options):
             raise PydanticCustomError("exactly_one", "Give exactly one of prompts and requests", {"param": "prompts"})
         return self
 
+    @model_validator(mode="after")
+    def _each_custom_id_once(self) -> Self:
+        seen: dict[str, int] = {}
+        for index, item in enumerate(self.requests):
+            if item.custom_id is None:
+                continue
+            first = seen.setdefault(item.custom_id, index)
+            if first != index:
+                where = {"param": f"requests.{index}.custom_id"}
+                raise PydanticCustomError("duplicate_custom_id", f"The same as that of requests.{first}", where)
+        return self
+
     def items(self) -> list[BatchItem]:
         """The jobs, each with the options that hold for it. Everything in them has been validated."""
         common = self.model_dump(exclude_unset=True, exclude={"prompts", "requests"})
+        if "webhook_events_filter" not in common:
+            common.pop("webhook", None)  # it asks for the batch's completion alone
         own = [item.model_dump(exclude_unset=True) for item in self.requests]
         each = own or [{"prompt": prompt} for prompt in self.prompts]
         return [self.item_model.model_construct(**(common | options)) for options in each]

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.store.batches import BatchStore
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class Submission:
     """Jobs that are admitted together or not at all.
 
     key_digest: the stored key's digest, where a revoked key must be refused by the same script. ``key_id`` counts the
-    queue cap. batch_id: makes them a batch. ``chosen_id``: the client chose the id (PUT), so that an existing job with
+    queue cap. ``chosen_id``: the client chose the id (PUT), so that an existing job with
     the same payload is the answer and not a mistake.
     """
 
@@ -82,8 +83,6 @@ class Submission:
     key_id: str
     jobs: tuple[NewJob, ...]
     request_id: str | None = None
-    batch_id: str | None = None
-    batch_ttl_s: int = 86_400
     key_digest: str | None = None
     idempotency: Idempotency | None = None
     rate_limit: RateLimit | None = None
@@ -108,7 +107,6 @@ class Receipt:
     positions: tuple[int, ...]
     etas_ms: tuple[int, ...]
     created_at: int
-    batch_id: str | None = None
     created: bool = True
     replayed: bool = False
     response: str | None = None
@@ -189,20 +187,6 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch: its jobs in the order they were submitted (those still kept), and counts by status."""
-
-    id: str
-    tenant: str
-    created_at: int
-    size: int
-    jobs: tuple[Job, ...]
-
-    def counts(self) -> dict[JobStatus, int]:
-        return {status: sum(job.status is status for job in self.jobs) for status in JobStatus}
-
-
-@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model as its workers announce it. ``mode_tokens``: mode/language → tokens of its template around an empty
     prompt; ``tokenizer_digest`` names the tokenizer that ``tokenizer()`` returns."""
@@ -271,7 +255,7 @@ class UsageRow:
     completion_tokens: int
 
 
-class JobStore(Protocol):
+class JobStore(BatchStore, Protocol):
     """Operations on jobs. A ``tenant`` argument scopes the call: another tenant's objects do not exist for it."""
 
     # --- the client's side
@@ -312,10 +296,6 @@ class JobStore(Protocol):
     def delete(self, ref: JobRef) -> None:
         """Everything of the job is gone, its cache entry and its turn of the history too; a running one is also
         stopped. Raises: NotFoundError."""
-        ...
-
-    def get_batch(self, tenant: str, batch_id: str) -> Batch:
-        """Raises: NotFoundError."""
         ...
 
     def history(self, tenant: str, user_id: str) -> tuple[Turn, ...]:

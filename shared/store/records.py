@@ -91,6 +91,13 @@ def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = ()
     )
 
 
+def batch_jobs(tenant: str, rows: Sequence[Sequence[Any]], conversations: Sequence[Any]) -> list[Job]:
+    """Records of a batch, each with the conversation up to it. ``conversations``: user, turns, user, turns…"""
+    histories = {user: turns(entries) for user, entries in zip(conversations[::2], conversations[1::2], strict=True)}
+    jobs = [job(tenant, job_id, flat, place) for job_id, flat, place in rows]
+    return [one.evolve(history=turns_until(histories.get(one.spec.user_id or "", ()), one.id)) for one in jobs]
+
+
 def usage_rows(day: date, fields: Mapping[str, str]) -> Iterator[UsageRow]:
     """The rows of a day, from a hash of ``KEY|MODEL|field`` (a model's name may hold ``|``)."""
     found: dict[tuple[str, str], dict[str, int]] = {}

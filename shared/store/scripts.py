@@ -11,10 +11,14 @@ import redis
 from shared.errors import StoreUnavailableError
 
 OPERATIONS = (
-    "submit", "complete", "get", "list", "cancel", "delete", "batch", "forget",
+    "submit", "complete", "get", "list", "cancel", "delete", "forget",
+    "batch_admit", "batch_step", "batch", "batch_list", "batch_results", "batch_cancel", "batch_delete",
     "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "drain",
 )  # fmt: skip
-LIBRARY = ("prelude", "events", "outbox", "batches", "scheduler", "ending", "requeue", "fleet_slots")
+LIBRARY = (
+    "prelude", "events", "outbox", "batches", "scheduler", "admission", "ending", "stopping", "requeue", "batch_steps",
+    "fleet_slots",
+)  # fmt: skip
 """Functions that the operations share, in the order in which they build on each other."""
 
 

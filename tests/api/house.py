@@ -17,6 +17,7 @@ from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Usage
 from shared.keys import NewKey, RedisKeyStore
 from shared.modes import load_modes
 from shared.settings import Settings, load_settings
+from shared.store.batches import BatchReceipt, NewBatch
 from shared.store.memory import MemoryStore
 from shared.store.protocol import Finished, Hint, ModelInfo, Receipt, Submission, WorkerInfo
 from shared.store.retention import Retention
@@ -36,9 +37,18 @@ class WatchedStore(MemoryStore):
             self.submitted += [(JobRef(submission.tenant, job.id), job.spec) for job in submission.jobs]
         return receipt
 
+    def submit_batch(self, submission: Submission, batch: NewBatch) -> BatchReceipt:
+        receipt = super().submit_batch(submission, batch)
+        if receipt.created:
+            self.submitted += [(JobRef(submission.tenant, job.id), job.spec) for job in submission.jobs]
+        return receipt
+
     def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
+        batch_id = self.get(ref).batch_id
         answer = super().finish(ref, worker, attempt, outcome)
         self._room.tell(ref)
+        if batch_id and self.get_batch(ref.tenant, batch_id).done:
+            self._room.tell(JobRef(ref.tenant, batch_id))
         return answer
 
     def cancel(self, ref: JobRef) -> Job:

@@ -5,7 +5,7 @@
 local tenant, id, worker, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key, member = job_key(tenant, id), member_of(tenant, id)
 local job = redis.call('HMGET', key, 'status', 'owner', 'token', 'model', 'key_id', 'user_id', 'rank', 'cost', 'crashes',
-  'run_ms', 'resent', 'eta_ms', 'created_at')
+  'run_ms', 'resent', 'batch_id', 'eta_ms', 'created_at')
 local model = job[4]
 
 -- Jobs that were aboard two crashes run few at a time on a worker, after three one at a time: the poison among them
@@ -22,6 +22,10 @@ local function has_room(crashes)
 end
 
 if job[1] == 'queued' then
+  if job[12] and batch_stops(tenant, job[12]) then
+    cancel_job(tenant, id)
+    return nil
+  end
   local crashes = number(job[9], 0)
   if redis.call('EXISTS', P .. 'worker:' .. worker) == 0 or not has_room(crashes) then return nil end
   local now = now_ms()
@@ -39,7 +43,7 @@ if job[1] == 'queued' then
   redis.call('SADD', P .. 'owned:' .. worker, member)
   redis.call('SADD', P .. 'running:' .. model, member)
   if crashes >= 2 then redis.call('SADD', P .. 'suspects:' .. worker, member) end
-  if attempt == 1 and job[12] then check_eta(model, tonumber(job[12]), now - tonumber(job[13])) end
+  if attempt == 1 and job[13] then check_eta(model, tonumber(job[13]), now - tonumber(job[14])) end
   if job[10] then redis.call('ZADD', P .. 'deadlines', now + tonumber(job[10]), 'run|' .. member) end
   events_claimed(tenant, id, attempt)
   batch_moved(tenant, id, 'queued', 'running')

@@ -12,7 +12,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', now_ms(), '+inf'
 end
 local lengths, off = {}, {}
 for _, model in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
-  local waiting = redis.call('ZCARD', P .. 'sent:' .. model)
+  local waiting = redis.call('ZCARD', P .. 'sent:' .. model) + number(redis.call('HGET', P .. 'staged', model), 0)
   for _, depth in ipairs(redis.call('HVALS', P .. 'depth:' .. model)) do waiting = waiting + tonumber(depth) end
   table.insert(lengths, model)
   table.insert(lengths, waiting)

@@ -11,7 +11,12 @@
 --   deadlines       zset    time -> 'queue|MEMBER' or 'run|MEMBER'
 --   waiting         hash    key id -> jobs waiting            seq           counter
 --   attempts:T:ID   string  attempts of a deleted job that may still be spoken of
---   tomb:T:ID       string  an expired job answers 410        batch:T:ID    hash
+--   tomb:T:ID       string  an expired job answers 410        batch:T:ID    hash    see batches.lua
+--   batches:T       zset  seq -> batch id, for lists         batches_due   zset    when to look at it next -> T:ID
+--   batch_jobs:T:ID list  job ids, in the order of the request, of those that have a record
+--   batch_staged:T:ID     list  of those that have none yet: JSON without the spec, spec, JSON, spec…
+--   batch_ended:T:ID      zset  in which order they ended -> job id
+--   staged          hash    model -> jobs of batches that were let in and are in no line yet
 --   history:T:USER  list    turns, oldest first               cache:T:KEY   string
 --   idem:SCOPE      hash    idempotency                       key:DIGEST    string, keys hash id -> digest
 --   worker:W        string  its announcement                  workers       zset  end of lease -> id
