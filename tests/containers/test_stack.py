@@ -9,13 +9,12 @@ import httpx
 import pytest
 
 from smarttextgen import Client
-from tests.containers.stack import SERVICES, Stack, docker, why_not
+from tests.containers.stack import SERVICES, Stack, docker
 from tests.servers import until
 
 pytestmark = [
     pytest.mark.containers,
     pytest.mark.timeout(3600),  # the first one builds the images
-    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
 OURS = ("api", "worker", "courier", "flower")
@@ -26,6 +25,14 @@ PUBLISHED = {
     "alertmanager": "9093/tcp",
     "grafana": "3000/tcp",
 }
+
+
+KILL = """
+import os, pathlib
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    if (folder / "cmdline").read_bytes().split(b"\\0")[1:3] == [b"-m", b"worker"]:
+        os.kill(int(folder.name), 9)
+"""  # what the engine would do with `docker kill` counts as a wish of the operator's, and it starts nothing again
 
 
 @pytest.mark.parametrize("secret", ["REDIS_PASSWORD", "FLOWER_PASSWORD", "GRAFANA_PASSWORD"])
@@ -39,8 +46,8 @@ def test_it_refuses_to_start_without_a_secret(tmp_path, secret: str):
 
 
 def test_a_job_is_submitted_and_its_answer_collected(stack: Stack):
-    client = Client(f"http://127.0.0.1:{stack.ports['api']}", api_key=stack.key)
-    job = client.generate("wool hiking socks, grey", mode="ecommerce", temperature=0)
+    with Client(f"http://127.0.0.1:{stack.ports['api']}", api_key=stack.key) as client:
+        job = client.generate("wool hiking socks, grey", mode="ecommerce", temperature=0)
     assert (job.status, bool(job.output.strip())) == ("succeeded", True)
     with stack.http() as http:
         health = http.get("/health").json()
@@ -119,7 +126,7 @@ def test_a_worker_killed_at_work_is_started_again_and_its_jobs_end(stack: Stack)
     before = stack.inspect("worker")["RestartCount"]
     jobs = stack.submit_many(100, max_length=500)
     until(lambda: any(job["status"] == "running" for job in stack.jobs(jobs[:10])), what="a running job")
-    stack.execute("worker", "sh", "-c", "kill -9 $(pidof -s python python3 python3.11 || echo 7)")
+    stack.execute("worker", "python", "-c", KILL)
     ended = stack.wait_ended(jobs)
     assert {job["status"] for job in ended} == {"succeeded"}
     assert max(job["attempt"] for job in ended) > 1
