@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -27,8 +28,8 @@ Submit a prompt, get a job id, poll or wait for the end.
 **Idempotency.** `POST /api/generate` and `POST /api/generate_batch` take an `Idempotency-Key` header (1 to 255 printable
 ASCII characters, quoted or bare). For 24 hours the same key with the same body gets the first answer again, with
 `Idempotent-Replayed: true`; with another body it is a 422 `idempotency_key_reused`; while the first request is still
-waiting for its job, a 409. `POST /api/admin/keys` and its `rotate` refuse the header with a 400, because their answer
-holds a secret.
+waiting for its job, a 409. `POST /api/admin/keys` and its `rotate`, `POST /api/webhooks` and its `rotate_secret` refuse the
+header with a 400, because their answer holds a secret.
 
 **Waiting.** `?wait=N`, or `Prefer: wait=N` on a POST or PUT, answers with the finished job if it ends within N seconds.
 
@@ -53,20 +54,20 @@ INVALID = (
     "`invalid_cursor`, `idempotency_key_reused`."
 )
 ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
-    400: ("Not well-formed: `malformed_request`, `malformed_json`, `unknown_mode`, `invalid_cursor`.", "malformed_json", "invalid_request_error"),
+    400: ("Not well-formed: `malformed_request`, `malformed_json`, `unknown_mode`, `invalid_cursor` of a stream.", "malformed_json", "invalid_request_error"),
     401: ("No valid API key.", "invalid_api_key", "authentication_error"),
     403: ("The key lacks the scope.", "insufficient_scope", "permission_error"),
     404: ("There is no such object for this key.", "not_found", "not_found_error"),
     408: ("The body did not arrive in time.", "request_timeout", "invalid_request_error"),
-    409: ("In conflict: `job_already_finished`, `batch_already_finished`, `job_exists`, `job_not_retryable`, `idempotency_in_progress`.",
+    409: ("In conflict: `job_already_finished`, `batch_already_finished`, `job_exists`, `job_not_retryable`, `idempotency_in_progress`, `webhook_limit`, `webhook_endpoint_fixed`, `webhook_endpoint_disabled`.",
           "job_already_finished", "conflict_error"),
-    410: ("The object's retention is over.", "gone", "not_found_error"),
+    410: ("The object's retention is over: `gone`; or that of a job's events: `stream_gone`.", "gone", "not_found_error"),
     413: ("The body is too large.", "payload_too_large", "invalid_request_error"),
     415: ("The body is not application/json.", "unsupported_media_type", "invalid_request_error"),
     422: (INVALID, "validation_error", "invalid_request_error"),
-    429: ("A limit of the key: `rate_limited`, `queue_limit`.", "rate_limited", "rate_limit_error"),
+    429: ("A limit of the key: `rate_limited`, `queue_limit`, `stream_limit`.", "rate_limited", "rate_limit_error"),
     500: ("Our fault.", "internal_error", "api_error"),
-    503: ("Redis is away or the queue is full; nothing was accepted.", "store_unavailable", "unavailable_error"),
+    503: ("Redis is away, or the queue or the process is full; nothing was accepted.", "store_unavailable", "unavailable_error"),
 }  # fmt: skip
 
 JSON = "application/json"
@@ -112,12 +113,25 @@ _HEADERS_OF: Mapping[int, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A body that is not JSON."""
+
+    media_type: str
+    description: str
+    example: str
+
+
 def documented_responses(
-    answers: Mapping[int, type[Answer] | None], errors: Sequence[int], *, links: Sequence[str], media: str
+    answers: Mapping[int, type[Answer] | Media | None], errors: Sequence[int], *, links: Sequence[str], media: str
 ) -> dict[str | int | HTTPStatus, Any]:
     """OpenAPI response objects. ``links``, ``media``: see ``Route``."""
     found: dict[str | int | HTTPStatus, Any] = {}
     for status, model in answers.items():
+        if isinstance(model, Media):
+            found[status] = _response(model.description, status, None)
+            found[status]["content"] = {model.media_type: {"schema": {"type": "string"}, "example": model.example}}
+            continue
         found[status] = _response(HTTPStatus(status).phrase, status, model)
         if media != JSON and model is not None:
             # OpenAPI 3.1 knows no streams of objects: a text, and the object by its name

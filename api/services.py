@@ -12,12 +12,14 @@ from api.admission import Admission
 from api.fleet import FleetView
 from api.hints import Hints
 from api.identity import KeyMemory
+from api.streaming.hub import Hub
 from api.submission import Submitter
 from api.waiting import WaitingRoom
 from shared.keys import KeyStore
 from shared.modes import Modes
 from shared.settings import Settings
 from shared.store.protocol import JobStore
+from shared.webhooks import WebhookStore
 
 EXTENSION = "smarttextgen"
 
@@ -36,12 +38,15 @@ class Services:
     admission: Admission
     submitter: Submitter
     hints: Hints
+    streams: Hub
+    webhooks: WebhookStore
     draining: threading.Event = field(default_factory=threading.Event)
 
     def drain(self) -> None:
-        """Stop being ready, and answer those who wait."""
+        """Stop being ready, and answer those who wait; returns when the streams' clients have been told."""
         self.draining.set()
         self.room.drain()
+        self.streams.drain()
 
 
 def services() -> Services:

@@ -19,7 +19,7 @@ from api.errors import ValidationFailedError
 from api.hints import Hints
 from api.identity import KeyMemory, caller
 from api.limits import WINDOW_S
-from api.tracing import request_id
+from api.tracing import request_id, traceparent
 from shared.errors import AuthenticationError, UnavailableError
 from shared.settings import Settings
 from shared.store.batches import BatchReceipt, NewBatch
@@ -127,6 +127,7 @@ class Submitter:
             key_id=key.id,
             jobs=jobs,
             request_id=request_id(),
+            traceparent=traceparent(),
             key_digest=key.digest,
             idempotency=idempotency,
             rate_limit=RateLimit(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any, cast
+from typing import Any, cast, get_args
 from urllib.parse import quote
 
 from shared.job import Choice, Job, JobError, Turn, Usage
@@ -20,19 +20,25 @@ from shared.schemas import (
     BatchView,
     ChoiceView,
     Counts,
+    DeliveryView,
     FailureView,
     JobLinks,
     JobView,
     KeyView,
     NewKeyView,
+    NewWebhookView,
     TurnView,
     UsageView,
+    WebhookView,
     iso,
 )
+from shared.schemas.answers import WebhookStatus
 from shared.store.batches import Batch, BatchReceipt, BatchResult, result_cursor
 from shared.store.protocol import Receipt
+from shared.webhooks import Delivery, Endpoint
 
 LONGEST_RETRY_S = 10
+_WEBHOOK_STATUS: Mapping[str, WebhookStatus] = {status: status for status in get_args(WebhookStatus)}
 
 
 def retry_after(eta_ms: int | None) -> str:
@@ -49,7 +55,8 @@ def batch_url(batch_id: str) -> str:
 
 
 def job_links(job_id: str) -> JobLinks:
-    return JobLinks(self=job_url(job_id), cancel=f"{job_url(job_id)}/cancel")
+    url = job_url(job_id)
+    return JobLinks(self=url, stream=f"{url}/stream", cancel=f"{url}/cancel")
 
 
 def batch_links(batch_id: str) -> BatchLinks:
@@ -61,7 +68,8 @@ def _moment(moment_ms: int | None) -> str | None:
     return None if moment_ms is None else iso(moment_ms)
 
 
-def _seconds(duration_ms: int | None) -> float | None:
+def seconds(duration_ms: int | None) -> float | None:
+    """Milliseconds as seconds."""
     return None if duration_ms is None else duration_ms / 1000
 
 
@@ -71,7 +79,7 @@ def accepted_of_receipt(receipt: Receipt) -> Accepted:
         id=receipt.ids[0],
         status="queued",
         queue_position=receipt.positions[0] or None,
-        eta_seconds=_seconds(receipt.etas_ms[0]),
+        eta_seconds=seconds(receipt.etas_ms[0]),
         created_at=iso(receipt.created_at),
         urls=job_links(receipt.ids[0]),
     )
@@ -83,7 +91,7 @@ def accepted_of_job(job: Job) -> Accepted:
         id=job.id,
         status=job.status.value,
         queue_position=job.queue_position,
-        eta_seconds=_seconds(job.eta_ms),
+        eta_seconds=seconds(job.eta_ms),
         created_at=iso(job.created_at),
         urls=job_links(job.id),
     )
@@ -121,7 +129,7 @@ def job_view(job: Job) -> JobView:
         user_id=spec.user_id,
         priority=spec.priority.value,
         queue_position=job.queue_position,
-        eta_seconds=_seconds(job.eta_ms),
+        eta_seconds=seconds(job.eta_ms),
         attempt=job.attempt,
         created_at=iso(job.created_at),
         started_at=_moment(job.started_at),
@@ -140,6 +148,7 @@ def job_view(job: Job) -> JobView:
         metadata=dict(spec.metadata),
         batch_id=job.batch_id,
         custom_id=job.custom_id,
+        webhook_status=_WEBHOOK_STATUS.get(job.webhook_status or ""),
         urls=job_links(job.id),
     )
 
@@ -211,6 +220,49 @@ def batch_result_view(batch_id: str, result: BatchResult) -> BatchResultView:
         cached=result.cached,
         finished_at=iso(result.finished_at),
         cursor=result_cursor(batch_id, result.place),
+    )
+
+
+def webhook_url(endpoint_id: str) -> str:
+    return f"/api/webhooks/{quote(endpoint_id)}"
+
+
+def webhook_view(endpoint: Endpoint) -> WebhookView:
+    return WebhookView(**_webhook_fields(endpoint))
+
+
+def new_webhook_view(endpoint: Endpoint) -> NewWebhookView:
+    return NewWebhookView(**_webhook_fields(endpoint), secret=endpoint.secret)
+
+
+def _webhook_fields(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "events": list(endpoint.events),
+        "description": endpoint.description,
+        "status": "enabled" if endpoint.enabled else "disabled",
+        "disabled_reason": endpoint.disabled_reason,
+        "created_at": iso(endpoint.created_at),
+    }
+
+
+def delivery_view(delivery: Delivery) -> DeliveryView:
+    return DeliveryView(
+        id=delivery.id,
+        message_id=delivery.message_id,
+        endpoint_id=delivery.endpoint_id,
+        type=delivery.type,
+        job_id=delivery.job_id,
+        batch_id=delivery.batch_id,
+        url=delivery.url,
+        status=delivery.status.value,
+        attempts=delivery.attempts,
+        response_status=delivery.response_status,
+        error=delivery.error,
+        created_at=iso(delivery.created_at),
+        next_attempt_at=_moment(delivery.next_attempt_at),
+        delivered_at=_moment(delivery.delivered_at),
     )
 
 

@@ -30,6 +30,7 @@ from worker.engine.protocol import Engine
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
+from worker.publisher import Publisher
 from worker.runner import Runner, StorePatience
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ class Worker:
         self._celery = celery
         self._engine: Engine | None = None
         self._runner: Runner | None = None
+        self._publisher: Publisher | None = None
         self._heartbeat: Heartbeat | None = None
         self._reconciler: Reconciler | None = None
         self._listener: StopListener | None = None
@@ -99,7 +101,10 @@ class Worker:
         engine = self._engine = self._build_engine()
         engine.start()
         prompts = PromptBuilder(engine, modes)
-        self._runner = Runner(self._store, engine, prompts, self.id, self.send, self.settings.public_model_name)
+        self._publisher = Publisher(self._store, self.id, flush_s=self.settings.events_flush_ms / 1000)
+        self._runner = Runner(
+            self._store, engine, prompts, self.id, self.send, self.settings.public_model_name, self._publisher
+        )
         self._heartbeat = Heartbeat(
             self._store,
             self._runner,
@@ -116,6 +121,7 @@ class Worker:
             interval_s=self.settings.reconcile_s,
         )
         self._listener = StopListener(self._store, self._runner, self.id)
+        self._publisher.start()
         self._heartbeat.start()
         self._reconciler.start()
         self._listener.start()
@@ -188,7 +194,7 @@ class Worker:
         deadline = time.monotonic() + IDLE_PATIENCE_S
         while self._runner and self._runner.running() and time.monotonic() < deadline:
             time.sleep(0.02)
-        for thread in (self._listener, self._reconciler, self._heartbeat):
+        for thread in (self._publisher, self._listener, self._reconciler, self._heartbeat):
             if thread:
                 thread.stop()
         if self._sick:

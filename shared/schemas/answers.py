@@ -10,6 +10,7 @@ from shared.schemas.text import Answer, Date, Timestamp
 
 T = TypeVar("T", bound=Answer)
 
+WebhookStatus = Literal["pending", "delivered", "failed"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 
 
@@ -37,6 +38,7 @@ class Links(Answer):
 class JobLinks(Links):
     """Where to go on with a job."""
 
+    stream: str
     cancel: str
 
 
@@ -54,6 +56,7 @@ class Accepted(Answer):
                     "created_at": "2026-11-22T12:00:00.000Z",
                     "urls": {
                         "self": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d",
+                        "stream": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/stream",
                         "cancel": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/cancel",
                     },
                 }
@@ -102,7 +105,8 @@ class FailureView(Answer):
 
 
 class JobView(Answer):
-    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end."""
+    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end. ``webhook_status``: how far the
+    webhooks of its end are; null where there are none."""
 
     id: str
     status: Status
@@ -130,7 +134,16 @@ class JobView(Answer):
     metadata: dict[str, str]
     batch_id: str | None
     custom_id: str | None
+    webhook_status: WebhookStatus | None
     urls: JobLinks
+
+
+class QueuedEvent(Answer):
+    """The first event of a job's stream: its place, as it is when the stream is opened; null once it does not wait any
+    more."""
+
+    queue_position: int | None
+    eta_seconds: float | None
 
 
 class Counts(Answer):
@@ -368,6 +381,7 @@ class Health(Answer):
     api_key_status: Literal["required"]
     environment: str
     workers: int
+    couriers: int
     queue_length: int
 
 

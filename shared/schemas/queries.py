@@ -46,6 +46,11 @@ def _may_be_left_out(schema: dict[str, Any]) -> None:
         schema.update({} if member == {"type": "null"} else member)
 
 
+def _number_or_nothing(schema: dict[str, Any]) -> None:
+    _may_be_left_out(schema)
+    schema.update(type="integer", minimum=0)
+
+
 def absent(**constraints: Any) -> Any:
     """The field of a parameter that may be left out."""
     return Field(default=None, json_schema_extra=_may_be_left_out, **constraints)
@@ -149,6 +154,27 @@ class PreferHeader(Headers):
         alias="Prefer",
         json_schema_extra=_may_be_left_out,
         description="`wait=N`: answer with the finished job if it ends within N seconds.",
+    )
+
+
+class StreamQuery(Parameters):
+    """Where to go on in a stream. Checked by the route, which has a status of its own for it."""
+
+    starting_after: str | None = Field(
+        default=None,
+        json_schema_extra=_number_or_nothing,
+        description="Number of the event after which to go on; 0 is from the start.",
+    )
+
+
+class StreamHeader(Headers):
+    """What a browser sends when it reconnects; it comes before the query."""
+
+    last_event_id: str | None = Field(
+        default=None,
+        alias="Last-Event-ID",
+        json_schema_extra=_number_or_nothing,
+        description="As `starting_after`.",
     )
 
 

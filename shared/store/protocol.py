@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
 from shared.store.batches import BatchStore
+from shared.store.events import JobLog, Said
 
 T = TypeVar("T")
 
@@ -83,6 +84,7 @@ class Submission:
     key_id: str
     jobs: tuple[NewJob, ...]
     request_id: str | None = None
+    traceparent: str | None = None
     key_digest: str | None = None
     idempotency: Idempotency | None = None
     rate_limit: RateLimit | None = None
@@ -226,7 +228,7 @@ class EtaError:
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Who is there: the workers with a live lease, the models announced lately (name → info), jobs waiting by model, the
-    paused models, jobs that run by worker, and by model how far off the ETAs were."""
+    paused models, jobs that run by worker, by model how far off the ETAs were, and how many couriers there are."""
 
     workers: tuple[WorkerInfo, ...]
     models: dict[str, ModelInfo]
@@ -234,6 +236,7 @@ class Fleet:
     paused: frozenset[str] = frozenset()
     jobs: dict[str, int] = field(default_factory=dict)
     eta_errors: dict[str, EtaError] = field(default_factory=dict)
+    couriers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +278,14 @@ class JobStore(BatchStore, Protocol):
         """Raises: NotFoundError; GoneError after its retention."""
         ...
 
+    def log(self, ref: JobRef, after: int, most: int) -> JobLog:
+        """A job with at most so many of its logged events, those after a number. Raises: NotFoundError, GoneError."""
+        ...
+
+    def latest(self, refs: Sequence[JobRef]) -> list[int]:
+        """The number of each job's last event; 0 where there is no such job (any more)."""
+        ...
+
     def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
         """Newest first. A page may be short of ``limit`` and still have a cursor. Raises: InvalidCursorError."""
         ...
@@ -313,8 +324,19 @@ class JobStore(BatchStore, Protocol):
         that a command whose answer was lost can be repeated."""
         ...
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
-        """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job."""
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
+        """Put what this worker's running attempts said into their jobs' logs. Saying it again adds nothing.
+
+        Returns for each how many entries of the attempt the log holds now: what is above that is to be said again (Redis
+        may have lost some). -1: the attempt does not own the job any more.
+        """
+        ...
+
+    def finish(
+        self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None
+    ) -> tuple[Finished, tuple[Hint, ...]]:
+        """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job.
+        ``said``: what is not known to be in the log yet; it goes there first, so that the end is the last event."""
         ...
 
     def release(self, ref: JobRef, worker: str, attempt: int) -> tuple[Hint, ...] | None:

@@ -20,6 +20,7 @@ from shared.errors import (
 from shared.job import Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
 from shared.store import records
 from shared.store.connection import Client
+from shared.store.events import JobLog, Said
 from shared.store.protocol import (
     Claim,
     DeadLetter,
@@ -79,6 +80,15 @@ class RedisStore(RedisBatches):
     def get(self, ref: JobRef) -> Job:
         return _one(ref, self._scripts.run("get", ref.tenant, ref.id))
 
+    def log(self, ref: JobRef, after: int, most: int) -> JobLog:
+        answer = self._scripts.run("log", ref.tenant, ref.id, after, most)
+        job = _one(ref, answer[:4])
+        start, last, entries = answer[4:]
+        return JobLog(job, int(start), int(last), records.events(entries))
+
+    def latest(self, refs: Sequence[JobRef]) -> list[int]:
+        return [int(number) for number in self._scripts.run("latest", *map(str, refs))]
+
     def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
         arguments = records.without_none(
             {
@@ -114,13 +124,20 @@ class RedisStore(RedisBatches):
     # --- the worker's side
 
     def claim(self, ref: JobRef, worker: str, token: str) -> Claim | None:
-        answer = self._scripts.run("claim", ref.tenant, ref.id, worker, token)
+        answer = self._scripts.run("claim", ref.tenant, ref.id, worker, token, self._retention.events_ttl_s * 1000)
         if answer is None:
             return None
         flat, turns = answer
         return Claim(records.job(ref.tenant, ref.id, flat), records.turns(turns))
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
+        jobs = [[one.ref.tenant, one.ref.id, one.attempt, one.since, one.entries] for one in said]
+        arguments = {"worker": worker, "most": self._retention.events_max, "jobs": jobs}
+        return [int(count) for count in self._scripts.run("progress", records.dumps(arguments))]
+
+    def finish(
+        self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None
+    ) -> tuple[Finished, tuple[Hint, ...]]:
         cacheable = outcome.cache_key and outcome.status is JobStatus.SUCCEEDED and self._retention.cache_ttl_s
         arguments = records.without_none(
             {
@@ -139,6 +156,9 @@ class RedisStore(RedisBatches):
                 "completion_tokens": 0 if outcome.cached else outcome.usage.completion_tokens,
                 "max_turns": self._retention.history_max_turns,
                 "history_ttl_ms": self._retention.history_ttl_s * 1000,
+                "said": said.entries if said else None,
+                "since": said.since if said else None,
+                "most": self._retention.events_max,
             }
         )
         verdict, *hints = self._scripts.run("finish", records.dumps(arguments))
@@ -239,7 +259,7 @@ class RedisStore(RedisBatches):
     # --- everybody's
 
     def fleet(self) -> Fleet:
-        workers, models, lengths, paused, running, off = self._scripts.run("fleet")
+        workers, models, lengths, paused, running, off, couriers = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
             models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
@@ -247,6 +267,7 @@ class RedisStore(RedisBatches):
             paused=frozenset(paused),
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},
             eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
+            couriers=int(couriers),
         )
 
     def ping(self) -> None:

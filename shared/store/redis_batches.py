@@ -79,25 +79,25 @@ class RedisBatches:
 
     def get_batch(self, tenant: str, batch_id: str, *, with_jobs: bool = False) -> Batch:
         answer = self._scripts.run("batch", tenant, batch_id, 0, READ if with_jobs else 0)
-        batch = _batch(tenant, batch_id, answer)
+        batch = batch_record(tenant, batch_id, answer)
         if not with_jobs or batch.size > INLINE_JOBS:
             return batch
         jobs = records.batch_jobs(tenant, *answer[2:])
         for at in range(READ, batch.size, READ):
             answer = self._scripts.run("batch", tenant, batch_id, at, READ)
-            batch = _batch(tenant, batch_id, answer)  # the counts are not older than the last of the jobs
+            batch = batch_record(tenant, batch_id, answer)  # the counts are not older than the last of the jobs
             jobs += records.batch_jobs(tenant, *answer[2:])
         return replace(batch, jobs=tuple(jobs))
 
     def list_batches(self, tenant: str, cursor: str | None, limit: int) -> Page[Batch]:
         below = records.parse_cursor(cursor)
         following, *rows = self._scripts.run("batch_list", tenant, limit, "" if below is None else below)
-        batches = tuple(_batch(tenant, batch_id, [fields, None]) for batch_id, fields in rows)
+        batches = tuple(batch_record(tenant, batch_id, [fields, None]) for batch_id, fields in rows)
         return Page(batches, None if int(following) < 0 else str(following))
 
     def batch_results(self, tenant: str, batch_id: str, after: int, limit: int) -> BatchResults:
         answer = self._scripts.run("batch_results", tenant, batch_id, after, limit, READ)
-        batch = _batch(tenant, batch_id, answer and [answer[0], None])
+        batch = batch_record(tenant, batch_id, answer and [answer[0], None])
         _, ends, last, *rows = answer
         if after > int(ends):
             raise ForeignCursorError(param="cursor")
@@ -120,7 +120,7 @@ def _receipt(text: str) -> BatchReceipt:
     return BatchReceipt(data["batch_id"], int(data["size"]), int(data["created_at"]), int(data["eta"]))
 
 
-def _batch(tenant: str, batch_id: str, answer: list[Any] | None) -> Batch:
+def batch_record(tenant: str, batch_id: str, answer: Sequence[Any] | None) -> Batch:
     """A batch without its jobs, from its hash and its ETA. Raises: NotFoundError."""
     if not answer:
         raise NotFoundError("No such batch.")

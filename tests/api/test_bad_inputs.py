@@ -42,7 +42,10 @@ FIELDS: list[tuple[str, Any]] = [
     ("cache", "yes"), ("cache", 1), ("cache", None),
     ("metadata", []), ("metadata", None), ("metadata", "a"), ("metadata", {f"k{i}": "v" for i in range(17)}),
     # not there yet, and so refused and not ignored
-    ("webhook", "https://example.com"), ("webhook_events_filter", []), ("stream", False), ("max_tokens", 5),
+    ("webhook", ""), ("webhook", 5), ("webhook", "example.com"), ("webhook", "http://example.com/"), ("webhook", "https://127.0.0.1/"),
+    ("webhook", "https://0x7f.1/"), ("webhook", "https://[::ffff:10.0.0.1]/"), ("webhook", "https://u:p@example.com/"),
+    ("webhook", "https://redis:6379/"), ("webhook", "https://example.com:22/"), ("webhook", "https://example.com/" + "x" * 2048),
+    ("webhook_events_filter", []), ("webhook_events_filter", "job.failed"), ("webhook_events_filter", None), ("stream", False), ("max_tokens", 5),
 ]  # fmt: skip
 
 # fields inside others: (field, value, the path that must be named)

@@ -18,7 +18,7 @@ def test_without_a_worker_it_is_degraded(house: House) -> None:
     body = house.call("GET", "/health", key=None).json
     assert body == {
         "status": "degraded", "model": "demo", "model_status": "unavailable", "redis_status": "connected",
-        "cache_status": "enabled", "api_key_status": "required", "environment": "development", "workers": 0,
+        "cache_status": "enabled", "api_key_status": "required", "environment": "development", "workers": 0, "couriers": 0,
         "queue_length": 1,
     }  # fmt: skip
 

@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 
-from tests.servers import free_port
+from tests.servers import free_port, until
 
 
-def check(settings, **env: str) -> tuple[int, str]:
+def check(settings, *kind: str, **env: str) -> tuple[int, str]:
     mine = {"REDIS_URL": settings.redis_url, "REDIS_PREFIX": settings.redis_prefix, "MODEL_NAME": "demo"}
-    command = [sys.executable, "-m", "worker.health"]
+    command = [sys.executable, "-m", "worker.health", *kind]
     answer = subprocess.run(
         command, check=False, capture_output=True, text=True, env=os.environ | mine | env, timeout=30
     )
@@ -21,13 +21,23 @@ def check(settings, **env: str) -> tuple[int, str]:
 def test_healthy_is_a_worker_with_a_lease(settings, start_worker, ready):
     code, said = check(settings)
     assert code == 1
-    assert "has a lease" in said
+    assert said.startswith("No live worker on ")
     worker = start_worker(WORKER_NAME="ann")
     ready(worker)
     assert check(settings) == (0, "ann ready\n")
     worker.process.terminate()
     assert worker.wait(30) == 0
     assert check(settings)[0] == 1
+
+
+def test_healthy_is_a_courier_that_looks_for_work(settings, start_worker):
+    assert check(settings, "courier")[0] == 1
+    courier = start_worker("worker.courier")
+    until(lambda: check(settings, "courier")[0] == 0, what="a courier")
+    assert check(settings)[0] == 1  # it is no worker
+    courier.process.terminate()
+    assert courier.wait(30) == 0
+    assert check(settings, "courier")[0] == 1
 
 
 def test_without_a_redis_or_with_a_wrong_setting_it_says_so(settings):

@@ -55,17 +55,18 @@ local function check_limits(a, count, now)
   return nil, left
 end
 
--- The record of a job that waits, without a place in a line. a: {tenant, key_id, tomb_ms, created_at, weight, batch_id, request_id}.
+-- The record of a job that waits, without a place in a line. a: {tenant, key_id, tomb_ms, created_at, weight, batch_id, request_id,
+-- traceparent}.
 local function write_job(a, job, seq)
   local fields = {
     'status', 'queued', 'spec', job.spec, 'fp', job.fp, 'mode', job.mode, 'model', job.model, 'rank', job.rank,
     'seq', seq, 'cost', job.cost / (a.weight or 1), 'key_id', a.key_id, 'created_at', a.created_at, 'ttl_ms', job.ttl_ms, 'tomb_ms', a.tomb_ms }
-  for _, name in ipairs({ 'user_id', 'custom_id', 'run_ms', 'queue_ms', 'batch_index' }) do
+  for _, name in ipairs({ 'user_id', 'custom_id', 'run_ms', 'queue_ms', 'batch_index', 'hook_url', 'hook_filter' }) do
     if job[name] then table.insert(fields, name); table.insert(fields, job[name]) end
   end
   local attempts = redis.call('GETDEL', P .. 'attempts:' .. member_of(a.tenant, job.id))
   if attempts then table.insert(fields, 'attempt'); table.insert(fields, attempts) end
-  for _, name in ipairs({ 'batch_id', 'request_id', 'weight' }) do
+  for _, name in ipairs({ 'batch_id', 'request_id', 'traceparent', 'weight' }) do
     if a[name] then table.insert(fields, name); table.insert(fields, a[name]) end
   end
   redis.call('HSET', job_key(a.tenant, job.id), unpack(fields))

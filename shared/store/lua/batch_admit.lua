@@ -23,7 +23,7 @@ local function begin()
   local fields = {
     'status', 'admitting', 'size', a.size, 'stored', 0, 'key_id', a.key_id, 'tomb_ms', a.tomb_ms, 'ttl_ms', a.ttl_ms,
     'models', cjson.encode(a.models) }
-  for _, name in ipairs({ 'request_id', 'weight', 'hook_url', 'hook_filter' }) do
+  for _, name in ipairs({ 'request_id', 'traceparent', 'weight', 'hook_url', 'hook_filter' }) do
     if a[name] then table.insert(fields, name); table.insert(fields, a[name]) end
   end
   if a.idem then

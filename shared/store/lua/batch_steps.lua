@@ -5,10 +5,12 @@ local STEP_GRACE_MS = 1000 -- so long the reconciler leaves a batch to who made 
 
 -- The batch as its jobs' records need it.
 local function terms_of(tenant, id)
-  local batch = redis.call('HMGET', batch_key(tenant, id), 'key_id', 'tomb_ms', 'created_at', 'request_id', 'weight', 'seq')
+  local batch = redis.call('HMGET', batch_key(tenant, id), 'key_id', 'tomb_ms', 'created_at', 'request_id', 'weight', 'seq',
+    'traceparent')
   return {
     tenant = tenant, batch_id = id, key_id = batch[1], tomb_ms = batch[2], created_at = tonumber(batch[3]),
-    request_id = batch[4] or nil, weight = batch[5] and tonumber(batch[5]) or nil, seq = tonumber(batch[6]) }
+    request_id = batch[4] or nil, weight = batch[5] and tonumber(batch[5]) or nil, seq = tonumber(batch[6]),
+    traceparent = batch[7] or nil }
 end
 
 -- What a batch reserved in the key's cap and in the queue is given back: its jobs count for themselves now, or not at all.

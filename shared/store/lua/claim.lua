@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- claim: a waiting job becomes this worker's. ARGV: tenant, id, worker, token.
+-- claim: a waiting job becomes this worker's. ARGV: tenant, id, worker, token, log_ms (see events.lua).
 -- Returns {record, turns}, or nil where the job does not wait, the worker has no lease, or the job is a suspect and this
 -- worker has its share of them. The same token again returns the same claim.
 local tenant, id, worker, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -45,7 +45,7 @@ if job[1] == 'queued' then
   if crashes >= 2 then redis.call('SADD', P .. 'suspects:' .. worker, member) end
   if attempt == 1 and job[13] then check_eta(model, tonumber(job[13]), now - tonumber(job[14])) end
   if job[10] then redis.call('ZADD', P .. 'deadlines', now + tonumber(job[10]), 'run|' .. member) end
-  events_claimed(tenant, id, attempt)
+  events_claimed(tenant, id, attempt, ARGV[5])
   batch_moved(tenant, id, 'queued', 'running')
   outbox_job(tenant, id, 'job.started')
 elseif not (job[1] == 'running' and job[2] == worker and job[3] == token) then

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- fleet: who is there. Returns {workers' announcements, models (flat), {model, waiting, …}, paused models,
--- {worker, running, …}, {model, ETA errors (flat), …}}.
+-- {worker, running, …}, {model, ETA errors (flat), …}, couriers}.
 local workers, running = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', now_ms(), '+inf')) do
   local info = redis.call('GET', P .. 'worker:' .. id)
@@ -19,4 +19,5 @@ for _, model in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   table.insert(off, model)
   table.insert(off, redis.call('HGETALL', P .. 'eta_error:' .. model))
 end
-return { workers, redis.call('HGETALL', P .. 'models'), lengths, redis.call('SMEMBERS', P .. 'paused'), running, off }
+return { workers, redis.call('HGETALL', P .. 'models'), lengths, redis.call('SMEMBERS', P .. 'paused'), running, off,
+  redis.call('ZCOUNT', P .. 'couriers', now_ms(), '+inf') }

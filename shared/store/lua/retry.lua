@@ -11,7 +11,8 @@ if job[6] and not batch_takes_back(tenant, job[6]) then return { 'not_retryable'
 local seq = redis.call('INCR', P .. 'seq')
 redis.call('PERSIST', key)
 redis.call('HSET', key, 'status', 'queued', 'seq', seq)
-redis.call('HDEL', key, 'owner', 'token', 'started_at', 'finished_at', 'expires_at', 'result', 'error', 'cancel', 'crashes')
+redis.call('HDEL', key, 'owner', 'token', 'started_at', 'finished_at', 'expires_at', 'result', 'error', 'cancel', 'crashes',
+  'hook_status')
 redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
 redis.call('ZREM', P .. 'dead', member)
 redis.call('ZADD', P .. 'jobs:' .. tenant, seq, id)

@@ -20,6 +20,7 @@ end
 local function remove_job(tenant, id)
   local key, member = job_key(tenant, id), member_of(tenant, id)
   local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'user_id', 'cache_key', 'rank', 'cost', 'owner', 'attempt')
+  outbox_deleted(tenant, id)
   local tomb = redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
   if not job[1] then return tomb == 1 end
   if job[1] == 'queued' then dequeue(tenant, id, job[2], job[3], tonumber(job[6]), number(job[7], 0), false) end
