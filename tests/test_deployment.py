@@ -115,7 +115,7 @@ def test_prometheus_asks_services_that_there_are():
 def test_an_image_runs_as_nobody_of_importance_and_in_exec_form(name: str):
     text = (ROOT / name).read_text()
     bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
-    assert len(bases) == 2
+    assert len(bases) > 1, "what builds is left behind"
     assert len(set(bases)) == 1
     assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", bases[0])
     last = text[text.rindex("\nFROM ") :]
