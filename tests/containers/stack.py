@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import time
@@ -87,15 +88,32 @@ class Stack:
 
     def compose(self, *words: str, check: bool = True, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         """Run docker-compose on the project. Its environment is the file's alone."""
+        return self._run([*self._program(), *words], ROOT, check=check, timeout_s=timeout_s)
+
+    def type_in(self, script: str, folder: Path) -> None:
+        """Run a script of the guide in a folder. Its docker-compose is the project's; `up -d` starts what can run here."""
+        services = shlex.join(self.services)
+        function = f"""
+            docker-compose() {{
+                if [ "$*" = "up -d" ]; then set -- up -d {services}; fi
+                command {shlex.join(self._program())} --project-directory {ROOT} --file {ROOT}/docker-compose.yml "$@"
+            }}"""
+        self._run(["bash", "-euo", "pipefail", "-c", f"{function}\n{script}"], folder)
+
+    def _program(self) -> list[str]:
         program = compose_program()
         assert program is not None
+        return [*program, "--project-name", self.project, "--env-file", str(self.env_file)]
+
+    def _run(
+        self, command: list[str], folder: Path, *, check: bool = True, timeout_s: float = 600
+    ) -> subprocess.CompletedProcess[str]:
         kept = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "TORCH_INDEX_URL", "TORCH_VARIANT")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
-        command = [*program, "--project-name", self.project, "--env-file", str(self.env_file), *words]
         answer = subprocess.run(
-            command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=timeout_s
+            command, check=False, capture_output=True, text=True, cwd=folder, env=environment, timeout=timeout_s
         )
-        assert answer.returncode == 0 or not check, f"{' '.join(words)}: {answer.stdout[-4000:]}{answer.stderr[-4000:]}"
+        assert answer.returncode == 0 or not check, f"{command}: {answer.stdout[-4000:]}{answer.stderr[-4000:]}"
         return answer
 
     def build(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import httpx
 import pytest
 
 from smarttextgen import Client
-from tests.containers.stack import RECEIVER, RECEIVER_PORT, SERVICES, Stack, docker
+from tests.containers.stack import RECEIVER, RECEIVER_PORT, ROOT, SERVICES, Stack, docker
 from tests.servers import until
 
 pytestmark = [
@@ -192,6 +193,20 @@ def test_everything_stops_within_its_grace_and_starts_again_where_it_was(stack: 
     stack.compose("start", *stack.services)
     stack.wait_healthy(*stack.services)
     assert {job["status"] for job in stack.wait_ended(jobs)} == {"succeeded"}
+
+
+def test_redis_is_backed_up_and_restored_as_the_guide_says(stack: Stack, tmp_path):
+    guide = (ROOT / "docs/deployment.md").read_text()
+    back_up, restore = re.findall(r"```sh\n(.*?)```", guide[guide.index("Back up, while it runs") :], re.DOTALL)[:2]
+    kept = stack.wait_ended(stack.submit_many(3))
+    stack.type_in(back_up, tmp_path)
+    (lost,) = stack.submit_many(1)
+    stack.wait_ended([lost])
+    stack.type_in(restore, tmp_path)
+    stack.wait_healthy(*stack.services)
+    assert [job["output"] for job in stack.jobs([job["id"] for job in kept])] == [job["output"] for job in kept]
+    with stack.http() as http:
+        assert http.get(f"/api/jobs/{lost}").status_code == 404
 
 
 def test_the_services_are_all_there(stack: Stack):
