@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.store.figures import Figures
 
 T = TypeVar("T")
 
@@ -402,6 +403,10 @@ class JobStore(Protocol):
 
     # --- everybody's
     def fleet(self) -> Fleet: ...
+
+    def figures(self, tenants: Sequence[str] = ()) -> Figures:
+        """What metrics tell: of the queues and the workers, and of these tenants. Costs by queues, not by jobs."""
+        ...
 
     def ping(self) -> None:
         """Raises StoreUnavailableError where the store is away."""

@@ -28,8 +28,9 @@ from shared.errors import (
     SmartTextGenError,
 )
 from shared.job import PRIORITY_RANK, Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
-from shared.store import records
+from shared.store import figures, records
 from shared.store.connection import Client
+from shared.store.figures import Figures
 from shared.store.protocol import (
     Batch,
     Claim,
@@ -303,6 +304,9 @@ class RedisStore:
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},
             eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
         )
+
+    def figures(self, tenants: Sequence[str] = ()) -> Figures:
+        return figures.parse(self._scripts.run("figures", records.dumps(list(tenants))))
 
     def ping(self) -> None:
         guarded(self._client.ping)

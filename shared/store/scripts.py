@@ -13,6 +13,7 @@ from shared.errors import StoreUnavailableError
 OPERATIONS = (
     "submit", "complete", "get", "list", "cancel", "delete", "batch", "forget",
     "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "drain",
+    "figures",
 )  # fmt: skip
 LIBRARY = ("prelude", "events", "outbox", "batches", "scheduler", "ending", "requeue", "fleet_slots")
 """Functions that the operations share, in the order in which they build on each other."""

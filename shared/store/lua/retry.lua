@@ -9,6 +9,7 @@ if ARGV[3] and not redis.call('ZSCORE', P .. 'dead', member) then return { 'miss
 if job[1] ~= 'failed' and job[1] ~= 'canceled' and job[1] ~= 'expired' then return { 'not_retryable' } end
 local seq = redis.call('INCR', P .. 'seq')
 redis.call('PERSIST', key)
+redis.call('HSET', key, 'waits_since', now_ms())
 redis.call('HSET', key, 'status', 'queued', 'seq', seq)
 redis.call('HDEL', key, 'owner', 'token', 'started_at', 'finished_at', 'expires_at', 'result', 'error', 'cancel', 'crashes')
 redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
