@@ -14,11 +14,13 @@ from api.errors import of_validation, register_errors
 from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
+from api.metrics import HttpMetrics, register_metrics
 from api.parsing import StrictRequest, refuse_malformed
-from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, operations, usage
+from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, monitoring, operations, usage
 from api.routing import Route, mount
 from api.security import register_security
 from api.services import EXTENSION, Services
+from api.store_collector import StoreCollector
 from api.submission import Submitter
 from api.tracing import register_tracing
 from api.waiting import Listener, WaitingRoom
@@ -50,6 +52,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
     app.url_map.merge_slashes = False  # a redirect would be an answer that is not JSON
     app.validation_error_callback = of_validation
+    metrics = HttpMetrics(StoreCollector(store, settings.public_model_name, settings.metrics_tenants))
+    room.watch(metrics.long_poll)
     memory = KeyMemory(key_store, settings.api_key_cache_s)
     app.extensions[EXTENSION] = Services(
         settings=settings,
@@ -62,9 +66,11 @@ def create_app(
         admission=Admission(modes, fleet, ContextGuard(store)),
         submitter=Submitter(store, hints, memory, settings),
         hints=hints,
+        metrics=metrics,
     )
     register_errors(app)
     register_tracing(app)
+    register_metrics(app, metrics)
     app.before_request(refuse_malformed)
     table = _routes(settings, modes)
     register_identity(app, memory, mount(app, table))
@@ -86,6 +92,7 @@ def _routes(settings: Settings, modes: Modes) -> list[Route]:
         *keys.routes(),
         *operations.routes(),
         *health.routes(),
+        *monitoring.routes(),
     ]
 
 

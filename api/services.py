@@ -12,6 +12,7 @@ from api.admission import Admission
 from api.fleet import FleetView
 from api.hints import Hints
 from api.identity import KeyMemory
+from api.metrics import HttpMetrics
 from api.submission import Submitter
 from api.waiting import WaitingRoom
 from shared.keys import KeyStore
@@ -36,6 +37,7 @@ class Services:
     admission: Admission
     submitter: Submitter
     hints: Hints
+    metrics: HttpMetrics
     draining: threading.Event = field(default_factory=threading.Event)
 
     def drain(self) -> None:

@@ -57,7 +57,7 @@ def test_what_waits_is_in_the_lines_by_priority_or_in_the_window(drive: Driver):
 def test_the_oldest_waits_in_any_tenants_line_or_in_the_window(drive: Driver):
     assert drive.store.figures().queues == {}
     old = drive.ref(tenant="rival")
-    time.sleep(0.05)
+    time.sleep(0.06)
     drive.submit()
     before = drive.store.figures().queues["demo"].oldest_s
     assert before >= 0.05
