@@ -28,6 +28,7 @@ from shared.settings import Settings
 from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
 from worker.engine.protocol import Engine
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
+from worker.metrics import WorkerMetrics
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
 from worker.runner import Runner, StorePatience
@@ -75,6 +76,7 @@ class Worker:
         self._build_engine = build_engine
         self._require_server = require_server
         self._celery = celery
+        self._metrics = WorkerMetrics(settings.public_model_name)
         self._engine: Engine | None = None
         self._runner: Runner | None = None
         self._heartbeat: Heartbeat | None = None
@@ -96,10 +98,14 @@ class Worker:
         StoreUnavailableError."""
         self._require_server()
         modes = load_modes(self.settings.modes_file)
+        self._metrics.serve(self.settings.metrics_host, self.settings.metrics_port)
         engine = self._engine = self._build_engine()
+        self._metrics.watch(engine)
         engine.start()
         prompts = PromptBuilder(engine, modes)
-        self._runner = Runner(self._store, engine, prompts, self.id, self.send, self.settings.public_model_name)
+        self._runner = Runner(
+            self._store, engine, prompts, self.id, self.send, self.settings.public_model_name, self._metrics
+        )
         self._heartbeat = Heartbeat(
             self._store,
             self._runner,
@@ -191,6 +197,7 @@ class Worker:
         for thread in (self._listener, self._reconciler, self._heartbeat):
             if thread:
                 thread.stop()
+        self._metrics.stop()
         if self._sick:
             return  # its lease runs out, so that a crash is counted: what it still runs may be what broke it
         try:
