@@ -47,4 +47,6 @@ class Admission:
             result_ttl_s=asked.result_ttl_s,
             cache=asked.cache,
             metadata=dict(asked.metadata),
+            webhook=asked.webhook,
+            webhook_events_filter=tuple(asked.webhook_events_filter) if asked.webhook else (),
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import get_type_hints
 
 from flask import Flask
 from pydantic import BaseModel
+from redis.asyncio import Redis
 
 from api.admission import Admission
 from api.context import ContextGuard
@@ -15,12 +17,15 @@ from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
 from api.metrics import HttpMetrics, register_metrics
-from api.parsing import StrictRequest, refuse_malformed
-from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, monitoring, operations, usage
+from api.parsing import StrictRequest, bound_bodies, refuse_malformed
+from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, monitoring, operations, streams, usage
+from api.routes import webhooks as webhook_routes
 from api.routing import Route, mount
 from api.security import register_security
 from api.services import EXTENSION, Services
 from api.store_collector import StoreCollector
+from api.streaming.hub import Hub, Manners
+from api.streaming.places import Places
 from api.submission import Submitter
 from api.tracing import register_tracing
 from api.waiting import Listener, WaitingRoom
@@ -30,10 +35,12 @@ from shared.modes import Modes, load_modes
 from shared.queue import make_celery
 from shared.schemas import bounded
 from shared.settings import Settings, load_settings
-from shared.store.connection import connect, ended_channel, key_prefix
+from shared.store.connection import connect, connect_async, ended_channel, key_prefix
 from shared.store.protocol import JobStore
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
+from shared.webhooks import RedisWebhookStore, WebhookStore
+from shared.webhooks.redis import Limits
 
 
 def create_app(
@@ -45,6 +52,8 @@ def create_app(
     modes: Modes,
     room: WaitingRoom,
     fleet: FleetView,
+    hub: Hub,
+    webhooks: WebhookStore,
 ) -> DocumentedApp:
     """An app of these parts. It starts no thread and makes no connection."""
     app = DocumentedApp("api")
@@ -67,6 +76,8 @@ def create_app(
         submitter=Submitter(store, hints, memory, settings),
         hints=hints,
         metrics=metrics,
+        streams=hub,
+        webhooks=webhooks,
     )
     register_errors(app)
     register_tracing(app)
@@ -74,10 +85,18 @@ def create_app(
     app.before_request(refuse_malformed)
     table = _routes(settings, modes)
     register_identity(app, memory, mount(app, table))
+    bound_bodies(app, {route.name: route.most_bytes for route in table if route.most_bytes})
     _describe(app, table)
     app.register_blueprint(docs.blueprint)
     register_security(app, settings.cors_origins)
     return app
+
+
+def hub_of(settings: Settings, store: JobStore, connect_news: Callable[[], Redis], prefix: str) -> Hub:
+    """The hub of open streams, with the limits and the manners that the settings ask for."""
+    places = Places(settings.api_max_streams, settings.max_streams_per_key)
+    manners = Manners(settings.stream_ping_s, settings.stream_stall_s, settings.stream_max_s)
+    return Hub(store, connect_news, prefix, places, manners)
 
 
 def _routes(settings: Settings, modes: Modes) -> list[Route]:
@@ -85,10 +104,12 @@ def _routes(settings: Settings, modes: Modes) -> list[Route]:
     return [
         *generate.routes(wire),
         *jobs.routes(wire),
-        *batches.routes(),
+        *streams.routes(),
+        *batches.routes(wire, settings),
         *history.routes(),
         *catalog.routes(),
         *usage.routes(),
+        *webhook_routes.routes(wire),
         *keys.routes(),
         *operations.routes(),
         *health.routes(),
@@ -102,7 +123,7 @@ def _describe(app: DocumentedApp, table: list[Route]) -> None:
         if issubclass(hints.get("body", type(None)), BaseModel):
             app.describe(hints["body"], "validation")
         for model in route.answers.values():
-            if model is not None:
+            if isinstance(model, type):
                 app.describe(model, "serialization")
 
 
@@ -122,6 +143,8 @@ def build_app(settings: Settings | None = None) -> Flask:
         modes=load_modes(settings.modes_file),
         room=room,
         fleet=fleet,
+        hub=hub_of(settings, store, lambda: connect_async(settings), key_prefix(settings)),
+        webhooks=RedisWebhookStore(client, key_prefix(settings), Limits.of(settings)),
     )
     fleet.start()
     Listener(connect(settings, max_connections=2), ended_channel(settings), room).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -27,8 +28,8 @@ Submit a prompt, get a job id, poll or wait for the end.
 **Idempotency.** `POST /api/generate` and `POST /api/generate_batch` take an `Idempotency-Key` header (1 to 255 printable
 ASCII characters, quoted or bare). For 24 hours the same key with the same body gets the first answer again, with
 `Idempotent-Replayed: true`; with another body it is a 422 `idempotency_key_reused`; while the first request is still
-waiting for its job, a 409. `POST /api/admin/keys` and its `rotate` refuse the header with a 400, because their answer
-holds a secret.
+waiting for its job, a 409. `POST /api/admin/keys` and its `rotate`, `POST /api/webhooks` and its `rotate_secret` refuse the
+header with a 400, because their answer holds a secret.
 
 **Waiting.** `?wait=N`, or `Prefer: wait=N` on a POST or PUT, answers with the finished job if it ends within N seconds.
 
@@ -53,27 +54,30 @@ INVALID = (
     "`invalid_cursor`, `idempotency_key_reused`."
 )
 ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
-    400: ("Not well-formed: `malformed_request`, `malformed_json`, `unknown_mode`.", "malformed_json", "invalid_request_error"),
+    400: ("Not well-formed: `malformed_request`, `malformed_json`, `unknown_mode`, `invalid_cursor` of a stream.", "malformed_json", "invalid_request_error"),
     401: ("No valid API key.", "invalid_api_key", "authentication_error"),
     403: ("The key lacks the scope.", "insufficient_scope", "permission_error"),
     404: ("There is no such object for this key.", "not_found", "not_found_error"),
     408: ("The body did not arrive in time.", "request_timeout", "invalid_request_error"),
-    409: ("In conflict: `job_already_finished`, `job_exists`, `job_not_retryable`, `idempotency_in_progress`.",
+    409: ("In conflict: `job_already_finished`, `batch_already_finished`, `job_exists`, `job_not_retryable`, `idempotency_in_progress`, `webhook_limit`, `webhook_endpoint_fixed`, `webhook_endpoint_disabled`.",
           "job_already_finished", "conflict_error"),
-    410: ("The object's retention is over.", "gone", "not_found_error"),
+    410: ("The object's retention is over: `gone`; or that of a job's events: `stream_gone`.", "gone", "not_found_error"),
     413: ("The body is too large.", "payload_too_large", "invalid_request_error"),
     415: ("The body is not application/json.", "unsupported_media_type", "invalid_request_error"),
     422: (INVALID, "validation_error", "invalid_request_error"),
-    429: ("A limit of the key: `rate_limited`, `queue_limit`.", "rate_limited", "rate_limit_error"),
+    429: ("A limit of the key: `rate_limited`, `queue_limit`, `stream_limit`.", "rate_limited", "rate_limit_error"),
     500: ("Our fault.", "internal_error", "api_error"),
-    503: ("Redis is away or the queue is full; nothing was accepted.", "store_unavailable", "unavailable_error"),
+    503: ("Redis is away, or the queue or the process is full; nothing was accepted.", "store_unavailable", "unavailable_error"),
 }  # fmt: skip
 
+JSON = "application/json"
 _TEXT = {"schema": {"type": "string"}}
 _HEADERS: Mapping[str, dict[str, Any]] = {
     "X-Request-Id": {"description": "The request's id.", **_TEXT},
     "Location": {"description": "Where the object is.", **_TEXT},
     "Retry-After": {"description": "Seconds until it makes sense to ask again.", "schema": {"type": "integer"}},
+    "X-Next-Cursor": {"description": "Where to go on after this page; always there.", **_TEXT},
+    "X-Batch-Status": {"description": "`in_progress`, `canceling`, `completed` or `canceled`.", **_TEXT},
     "ETag": {"description": "Changes whenever the body does.", **_TEXT},
     "WWW-Authenticate": {"description": "How to authenticate.", **_TEXT},
     "Idempotent-Replayed": {"description": "`true` on a replay of the first answer.", **_TEXT},
@@ -87,6 +91,7 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
     "RateLimit": {"description": "What is left of the limit.", **_TEXT},
     "RateLimit-Policy": {"description": "The limit.", **_TEXT},
 }
+_HEADERS_OF_MEDIA: Mapping[str, tuple[str, ...]] = {"application/x-ndjson": ("X-Next-Cursor", "X-Batch-Status")}
 _LIMITS = (
     "RateLimit",
     "RateLimit-Policy",
@@ -108,13 +113,31 @@ _HEADERS_OF: Mapping[int, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A body that is not JSON."""
+
+    media_type: str
+    description: str
+    example: str
+
+
 def documented_responses(
-    answers: Mapping[int, type[Answer] | None], errors: Sequence[int], *, links: Sequence[str]
+    answers: Mapping[int, type[Answer] | Media | None], errors: Sequence[int], *, links: Sequence[str], media: str
 ) -> dict[str | int | HTTPStatus, Any]:
-    """OpenAPI response objects. ``links``: see ``Route``."""
+    """OpenAPI response objects. ``links``, ``media``: see ``Route``."""
     found: dict[str | int | HTTPStatus, Any] = {}
     for status, model in answers.items():
+        if isinstance(model, Media):
+            found[status] = _response(model.description, status, None)
+            found[status]["content"] = {model.media_type: {"schema": {"type": "string"}, "example": model.example}}
+            continue
         found[status] = _response(HTTPStatus(status).phrase, status, model)
+        if media != JSON and model is not None:
+            # OpenAPI 3.1 knows no streams of objects: a text, and the object by its name
+            text = f"Each line is a `{_component(model)}`."
+            found[status]["content"] = {media: {"schema": {"type": "string", "description": text}}}
+            found[status]["headers"] |= {name: _HEADERS[name] for name in _HEADERS_OF_MEDIA.get(media, ())}
         if links and model is not None:
             found[status]["links"] = dict(_link(link) for link in links)
     for status in errors:
@@ -135,7 +158,7 @@ def _response(text: str, status: int, model: type[Answer] | None, example: Any =
     response: dict[str, Any] = {"description": text, "headers": {name: _HEADERS[name] for name in names}}
     if model is not None:
         content: dict[str, Any] = {"schema": {"$ref": REF.format(model=_component(model))}}
-        response["content"] = {"application/json": content | ({"example": example} if example else {})}
+        response["content"] = {JSON: content | ({"example": example} if example else {})}
     return response
 
 

@@ -15,6 +15,7 @@ from api.limits import exceeded_headers
 from shared.errors import (
     AuthenticationError,
     ConflictError,
+    ForeignCursorError,
     GoneError,
     IdempotencyInProgressError,
     IdempotencyKeyReusedError,
@@ -24,6 +25,7 @@ from shared.errors import (
     RateLimitedError,
     ScopeError,
     SmartTextGenError,
+    StreamCursorError,
     UnavailableError,
     UnknownModeError,
 )
@@ -75,13 +77,34 @@ class IdempotencyRefusedError(InvalidRequestError):
     code = "idempotency_not_supported"
 
 
+class SlowReaderError(InvalidRequestError):
+    """This stream's client did not read what there was; it may go on with a new one."""
+
+    code = "slow_reader"
+
+
+class ServerDrainingError(UnavailableError):
+    """This server is stopping; another one goes on."""
+
+    code = "server_draining"
+
+
+class StreamTimeoutError(UnavailableError):
+    """A stream may not be open for so long; a new one goes on."""
+
+    code = "stream_timeout"
+
+
 STATUS: Mapping[type[SmartTextGenError], int] = MappingProxyType(
     {
         UnknownModeError: 400,
         MalformedRequestError: 400,
         MalformedJsonError: 400,
         IdempotencyRefusedError: 400,
+        ForeignCursorError: 400,
+        StreamCursorError: 400,
         RequestTimeoutError: 408,
+        SlowReaderError: 408,
         PayloadTooLargeError: 413,
         UnsupportedMediaTypeError: 415,
         InvalidRequestError: 422,
@@ -124,10 +147,18 @@ def status_of(error: SmartTextGenError) -> int:
 
 
 def error_response(status: int, code: str, message: str, param: str | None = None) -> Response:
-    """The one shape of an error."""
+    """The one shape of an error, as an answer."""
+    return Response(_body(status, code, message, param).model_dump_json(), status, mimetype="application/json")
+
+
+def error_body(error: SmartTextGenError) -> ErrorBody:
+    """The same shape, where the answer has begun already."""
+    return _body(status_of(error), error.code, error.message, error.param)
+
+
+def _body(status: int, code: str, message: str, param: str | None) -> ErrorBody:
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    body = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
-    return Response(body.model_dump_json(), status, mimetype="application/json")
+    return ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
 
 
 def of_error(error: SmartTextGenError) -> Response:

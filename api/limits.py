@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from shared.errors import RateLimitedError
+from shared.store.batches import BatchReceipt
 from shared.store.protocol import RateState, Receipt
 
 WINDOW_S = 60
 
 
-def limit_headers(receipt: Receipt) -> dict[str, str]:
+def limit_headers(receipt: Receipt | BatchReceipt) -> dict[str, str]:
     """What a submit left of the key's limits; nothing where nothing was charged (a replay)."""
     return rate_headers(receipt.rate) | token_headers(receipt.tokens)
 

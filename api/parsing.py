@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
-from flask import Request, request
+from flask import Flask, Request, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.deadlines import reading
@@ -113,6 +114,17 @@ def _float(digits: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError("a number is too large")
     return int(value) if value.is_integer() else value
+
+
+def bound_bodies(app: Flask, most_bytes: Mapping[str, int]) -> None:
+    """Routes whose body may be larger or smaller than others' (endpoint → bytes)."""
+
+    def bound() -> None:
+        most = most_bytes.get(request.endpoint or "")
+        if most is not None:
+            request.max_content_length = most
+
+    app.before_request(bound)
 
 
 def refuse_malformed() -> None:

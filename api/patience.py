@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 
+from flask import Response
+
 from api.services import services
 from api.waiting import Expectation
 from shared.job import Job, JobRef
@@ -27,6 +29,12 @@ def preferred(header: PreferHeader) -> int | None:
 def patience(query: WaitQuery, header: PreferHeader) -> int:
     """Seconds to wait. The query is a demand, and comes before the preference."""
     return query.wait if query.wait is not None else preferred(header) or 0
+
+
+def say_applied(response: Response, header: PreferHeader) -> None:
+    """RFC 7240: say so where a preference was followed."""
+    if response.status_code == 200 and (seconds := preferred(header)):
+        response.headers["Preference-Applied"] = f"wait={seconds}"
 
 
 def until_ended(ref: JobRef, expectation: Expectation, seconds: float) -> Job:

@@ -15,7 +15,7 @@ EXPOSED = [
     "X-Request-Id", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
 ]  # fmt: skip
 ACCEPTED = [
-    "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Prefer", "X-API-Key", "X-Request-Id",
+    "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "X-API-Key", "X-Request-Id",
     "traceparent",
 ]  # fmt: skip
 

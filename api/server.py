@@ -15,20 +15,39 @@ from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore
 
 from api.deadlines import watcher
 from api.services import EXTENSION
+from api.streaming.response import HAND_OVER, HandedOver
 
 HEAD_DEADLINE_S = 10.0
 SEND_TIMEOUT_S = 30
 FIRST_BYTE_S = 0.05
 DRAIN_S = 0.25
+DRAIN_PATIENCE_S = 5.0
 
 
 class DeadlineWorker(ThreadWorker):  # type: ignore[misc]  # the same
     """See ``api.deadlines``: a client that sends or reads slowly cannot keep a thread."""
 
+    wsgi: Any
+
     def init_process(self) -> None:
         watcher.crowd = max(1, self.cfg.threads // 2)
         self._heads: dict[int, int] = {}
+        self._draining: threading.Thread | None = None
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.application: Any = self.wsgi
+        self.wsgi = self._offer
+
+    def _offer(self, environ: dict[str, Any], start_response: Any) -> Any:
+        environ[HAND_OVER] = True
+        return self.application(environ, start_response)
+
+    def run(self) -> None:
+        super().run()
+        if self._draining is not None:
+            self._draining.join(DRAIN_PATIENCE_S)
 
     def handle(self, conn: TConn) -> Any:
         if not conn.initialized and not conn.wait_for_data(FIRST_BYTE_S):
@@ -43,7 +62,10 @@ class DeadlineWorker(ThreadWorker):  # type: ignore[misc]  # the same
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
         self._head_read(conn)
-        return super().handle_request(req, conn)
+        try:
+            return super().handle_request(req, conn)
+        except HandedOver:
+            return False  # gunicorn closes what it has left of the connection, which is nothing
 
     def _head_read(self, conn: TConn) -> None:
         phase = self._heads.pop(id(conn), None)
@@ -58,10 +80,12 @@ class DeadlineWorker(ThreadWorker):  # type: ignore[misc]  # the same
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         # A thread, because a signal handler must not wait for a lock that the interrupted code may hold.
-        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        if self._draining is None:
+            self._draining = threading.Thread(target=self._drain, name="drain", daemon=True)
+            self._draining.start()
 
     def _drain(self) -> None:
-        app = getattr(self, "wsgi", None)
+        app = getattr(self, "application", None)
         if app is not None:
             app.extensions[EXTENSION].drain()
 

@@ -13,12 +13,14 @@ from api.fleet import FleetView
 from api.hints import Hints
 from api.identity import KeyMemory
 from api.metrics import HttpMetrics
+from api.streaming.hub import Hub
 from api.submission import Submitter
 from api.waiting import WaitingRoom
 from shared.keys import KeyStore
 from shared.modes import Modes
 from shared.settings import Settings
 from shared.store.protocol import JobStore
+from shared.webhooks import WebhookStore
 
 EXTENSION = "smarttextgen"
 
@@ -38,12 +40,15 @@ class Services:
     submitter: Submitter
     hints: Hints
     metrics: HttpMetrics
+    streams: Hub
+    webhooks: WebhookStore
     draining: threading.Event = field(default_factory=threading.Event)
 
     def drain(self) -> None:
-        """Stop being ready, and answer those who wait."""
+        """Stop being ready, and answer those who wait; returns when the streams' clients have been told."""
         self.draining.set()
         self.room.drain()
+        self.streams.drain()
 
 
 def services() -> Services:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from flask import Response, request
@@ -17,14 +19,20 @@ from api.errors import ValidationFailedError
 from api.hints import Hints
 from api.identity import KeyMemory, caller
 from api.limits import WINDOW_S
-from api.tracing import request_id
+from api.tracing import request_id, traceparent
 from shared.errors import AuthenticationError, UnavailableError
 from shared.settings import Settings
+from shared.store.batches import BatchReceipt, NewBatch
 from shared.store.protocol import Idempotency, JobStore, NewJob, RateLimit, Receipt, Submission
+
+R = TypeVar("R", Receipt, BatchReceipt)
 
 log = structlog.get_logger(__name__)
 
 REPLAYED_HEADERS = ("Location", "Retry-After", "Preference-Applied")
+
+REPLAY_GRACE_S = 10
+"""A first request that waits counts as being handled for its wait and so much more."""
 
 _QUOTED = re.compile(r'"([\x21\x23-\x7e]{1,255})"')
 _BARE = re.compile(r"[\x21\x23-\x7e]{1,255}")
@@ -43,15 +51,21 @@ def idempotency_key() -> str | None:
     return key
 
 
-def idempotency_of(body: BaseModel, ttl_s: int, in_progress_s: int) -> Idempotency | None:
+def new_id(kind: str) -> str:
+    """An id of ours: ``job_…`` or ``batch_…``."""
+    return f"{kind}_{uuid.uuid4().hex}"
+
+
+def idempotency_of(body: BaseModel, ttl_s: int, seconds: int) -> Idempotency | None:
     """What the store has to remember of this request, if it carries a key. Its scope names tenant, method and path; the
-    fingerprint is of what the body means, so that spacing and the order of names do not count."""
+    fingerprint is of what the body means, so that spacing and the order of names do not count. seconds: how long it may
+    wait for an end."""
     key = idempotency_key()
     if key is None:
         return None
     meaning = json.dumps(body.model_dump(mode="json"), sort_keys=True)
     scope = _digest(caller().tenant, request.method, request.path, key)
-    return Idempotency(scope, _digest(meaning), ttl_s, in_progress_s)
+    return Idempotency(scope, _digest(meaning), ttl_s, seconds + REPLAY_GRACE_S if seconds else 0)
 
 
 def _digest(*parts: str) -> str:
@@ -68,25 +82,52 @@ class Submitter:
     settings: Settings
 
     def submit(
-        self,
-        jobs: tuple[NewJob, ...],
-        *,
-        idempotency: Idempotency | None = None,
-        batch_id: str | None = None,
-        chosen_id: bool = False,
+        self, jobs: tuple[NewJob, ...], *, idempotency: Idempotency | None = None, chosen_id: bool = False
     ) -> Receipt:
         """Admit jobs, all of them or none, and tell the workers what to run next.
 
         Raises: what ``JobStore.submit`` raises.
         """
+        with self._watching_the_key():
+            receipt = self.store.submit(self._submission(jobs, idempotency, chosen_id=chosen_id))
+        self.hints.send(receipt.hints)
+        return receipt
+
+    def submit_batch(
+        self, batch: NewBatch, jobs: tuple[NewJob, ...], *, idempotency: Idempotency | None = None
+    ) -> BatchReceipt:
+        """Admit jobs as a batch, and get all of them into line.
+
+        Raises: what ``BatchStore.submit_batch`` raises.
+        """
+        with self._watching_the_key():
+            receipt = self.store.submit_batch(self._submission(jobs, idempotency), batch)
+        self.hints.send(receipt.hints)
+        if receipt.more:
+            self.go_on(batch.id)
+        return receipt
+
+    def go_on(self, batch_id: str) -> None:
+        """Bring what was begun with a batch to its end. Where Redis goes away over it, the reconciler does."""
+        more = True
+        while more:
+            try:
+                more, hints = self.store.step_batch(caller().tenant, batch_id)
+            except UnavailableError as error:
+                log.warning("left to the reconciler", batch_id=batch_id, code=error.code)
+                return
+            self.hints.send(hints)
+
+    def _submission(
+        self, jobs: tuple[NewJob, ...], idempotency: Idempotency | None, *, chosen_id: bool = False
+    ) -> Submission:
         key = caller()
-        submission = Submission(
+        return Submission(
             tenant=key.tenant,
             key_id=key.id,
             jobs=jobs,
             request_id=request_id(),
-            batch_id=batch_id,
-            batch_ttl_s=self.settings.max_result_ttl_s,
+            traceparent=traceparent(),
             key_digest=key.digest,
             idempotency=idempotency,
             rate_limit=RateLimit(
@@ -98,13 +139,15 @@ class Submitter:
             weight=key.weight,
             chosen_id=chosen_id,
         )
+
+    @contextmanager
+    def _watching_the_key(self) -> Iterator[None]:
+        """A key that the store refuses is not remembered any longer."""
         try:
-            receipt = self.store.submit(submission)
+            yield
         except AuthenticationError:
-            self.keys.forget(submission.key_id)
+            self.keys.forget(caller().id)
             raise
-        self.hints.send(receipt.hints)
-        return receipt
 
     def remember(self, idempotency: Idempotency | None, response: Response) -> None:
         """Keep an answer that a replay could not rebuild."""
@@ -118,7 +161,7 @@ class Submitter:
             log.warning("answer not kept for replays", code=error.code)
 
 
-def replay(receipt: Receipt, rebuild: Callable[[Receipt], Response]) -> Response:
+def replay(receipt: R, rebuild: Callable[[R], Response]) -> Response:
     """The first request's answer again: the stored one, or the same one rebuilt from the receipt."""
     if receipt.response:
         kept: dict[str, Any] = json.loads(receipt.response)

@@ -22,11 +22,18 @@ def request_id() -> str:
     return found
 
 
+def traceparent() -> str | None:
+    """The trace that the request belongs to, where it said so."""
+    found: str | None = g.traceparent
+    return found
+
+
 def _begin() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if SAFE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
     g.started = time.perf_counter()
     trace = TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    g.traceparent = trace[0] if trace else None
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     if trace:

@@ -6,21 +6,30 @@
     │   ├── UnknownModelError
     │   ├── ContextLengthError        prompt + max_length do not fit the model's context
     │   └── InvalidCursorError
+    │       ├── ForeignCursorError    well-formed or not, this object never gave it out
+    │       └── StreamCursorError     of an event that is not there yet
     ├── AuthenticationError           no key, an unknown one, or a revoked one
     ├── ScopeError                    a valid key without the scope
     ├── NotFoundError                 no such object for this tenant
     ├── GoneError                     it was there, and its retention is over
+    │   └── StreamGoneError           a job's events after a cursor are not kept any more
     ├── ConflictError
     │   ├── JobAlreadyFinishedError
+    │   ├── BatchAlreadyFinishedError
     │   ├── JobExistsError            a client-chosen id with another payload
     │   ├── IdempotencyInProgressError
-    │   └── JobNotRetryableError
+    │   ├── JobNotRetryableError
+    │   ├── WebhookLimitError         a tenant's cap of webhook endpoints
+    │   ├── EndpointFixedError        the built-in webhook endpoint cannot be changed
+    │   └── EndpointDisabledError
     ├── IdempotencyKeyReusedError
     ├── RateLimitedError
-    │   └── QueueLimitError           this key's cap of queued jobs
+    │   ├── QueueLimitError           this key's cap of queued jobs
+    │   └── StreamLimitError          this key's cap of open streams
     ├── UnavailableError              nothing was accepted; try again later
     │   ├── StoreUnavailableError     Redis is away
-    │   └── QueueFullError            the whole queue is full
+    │   ├── QueueFullError            the whole queue is full
+    │   └── StreamsFullError          the process holds as many streams as it may
     ├── EngineError                   the model's side
     │   ├── ModelLoadError
     │   ├── GenerationError           this generation failed; others go on
@@ -82,6 +91,14 @@ class InvalidCursorError(InvalidRequestError):
     code = "invalid_cursor"
 
 
+class ForeignCursorError(InvalidCursorError):
+    """That cursor is not one of this object's."""
+
+
+class StreamCursorError(InvalidCursorError):
+    """That is no event of this stream."""
+
+
 class AuthenticationError(SmartTextGenError):
     """A valid API key is required."""
 
@@ -106,6 +123,12 @@ class GoneError(SmartTextGenError):
     code = "gone"
 
 
+class StreamGoneError(GoneError):
+    """The events after this cursor are not kept any more."""
+
+    code = "stream_gone"
+
+
 class ConflictError(SmartTextGenError):
     """The object is in a state that does not allow this."""
 
@@ -118,6 +141,12 @@ class JobAlreadyFinishedError(ConflictError):
     code = "job_already_finished"
 
 
+class BatchAlreadyFinishedError(ConflictError):
+    """The batch has already completed."""
+
+    code = "batch_already_finished"
+
+
 class JobExistsError(ConflictError):
     """A job with this id and another payload exists."""
 
@@ -128,6 +157,24 @@ class JobNotRetryableError(ConflictError):
     """Only failed, expired and canceled jobs can be retried."""
 
     code = "job_not_retryable"
+
+
+class WebhookLimitError(ConflictError):
+    """This tenant has as many webhook endpoints as it may have."""
+
+    code = "webhook_limit"
+
+
+class EndpointFixedError(ConflictError):
+    """The built-in webhook endpoint cannot be changed, and has no address of its own."""
+
+    code = "webhook_endpoint_fixed"
+
+
+class EndpointDisabledError(ConflictError):
+    """The webhook endpoint is disabled."""
+
+    code = "webhook_endpoint_disabled"
 
 
 class IdempotencyInProgressError(ConflictError):
@@ -164,6 +211,12 @@ class QueueLimitError(RateLimitedError):
     code = "queue_limit"
 
 
+class StreamLimitError(RateLimitedError):
+    """This API key has as many streams open as it may have."""
+
+    code = "stream_limit"
+
+
 class UnavailableError(SmartTextGenError):
     """The service cannot take this now; nothing was accepted."""
 
@@ -182,6 +235,12 @@ class QueueFullError(UnavailableError):
     """The queue is full."""
 
     code = "queue_full"
+
+
+class StreamsFullError(UnavailableError):
+    """This process holds as many streams as it may."""
+
+    code = "streams_full"
 
 
 class EngineError(SmartTextGenError):

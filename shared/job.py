@@ -74,7 +74,8 @@ class JobRef:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What the client asked for, after validation and defaults. It never changes."""
+    """What the client asked for, after validation and defaults. It never changes. ``webhook``: whom to tell of the events in
+    ``webhook_events_filter``."""
 
     prompt: str
     mode: str
@@ -94,6 +95,8 @@ class JobSpec:
     result_ttl_s: int | None = None
     cache: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
+    webhook: str | None = None
+    webhook_events_filter: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Compact JSON; fields that hold their default are left out, so that a record stays small."""
@@ -106,7 +109,8 @@ class JobSpec:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         data: dict[str, Any] = json.loads(text)
-        data["stop"] = tuple(data.get("stop", ()))
+        for name in ("stop", "webhook_events_filter"):
+            data[name] = tuple(data.get(name, ()))
         data["priority"] = Priority(data.get("priority", Priority.NORMAL))
         return cls(**data)
 
@@ -166,7 +170,8 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Job:
     """The record. ``queue_position`` (1 is next) and ``eta_ms`` are set only while it waits; ``history`` holds the
-    conversation up to and including this job's own turn, oldest first, as far as it is still kept."""
+    conversation up to and including this job's own turn, oldest first, as far as it is still kept. ``webhook_status``: how far
+    the deliveries of its end are (``pending``, ``delivered``, ``failed``); None where nobody wants to be told."""
 
     ref: JobRef
     spec: JobSpec
@@ -186,6 +191,7 @@ class Job:
     batch_id: str | None = None
     custom_id: str | None = None
     request_id: str | None = None
+    webhook_status: str | None = None
     queue_position: int | None = None
     eta_ms: int | None = None
     history: tuple[Turn, ...] = ()

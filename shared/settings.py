@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.addresses import AllowList, Guard
 from shared.errors import ConfigurationError
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
@@ -80,6 +81,12 @@ class Settings(BaseSettings):
     )
     priority_age_s: float = Field(300.0, gt=0, description="Seconds in a priority class after which a job goes up one.")
     max_crashes: int = Field(4, ge=1, description="A job whose worker died so often while it ran is convicted: failed.")
+    events_flush_ms: int = Field(
+        40,
+        ge=1,
+        le=5_000,
+        description="Milliseconds for which new text of a job is gathered before it goes to its log.",
+    )
     worker_drain_s: float = Field(30.0, ge=0, description="Seconds that running jobs get at shutdown.")
 
     # --- the API
@@ -88,16 +95,50 @@ class Settings(BaseSettings):
     api_workers: int = Field(1, ge=1, le=64, description="gunicorn processes.")
     api_threads: int = Field(64, ge=2, le=1024, description="Threads a gunicorn process.")
     api_max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="Largest request body, bytes.")
+    api_max_batch_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body of a batch, bytes.")
     api_max_waiters: int = Field(48, ge=0, description="Long polls at the same time in a process; more answer at once.")
+    api_max_streams: int = Field(1_000, ge=0, description="Token streams open at the same time in a process.")
+    max_streams_per_key: int = Field(256, ge=1, description="Of those, open for one API key.")
+    stream_ping_s: float = Field(15.0, gt=0, description="A silent stream says that it lives after so many seconds.")
+    stream_stall_s: float = Field(
+        10.0,
+        gt=0,
+        description="A stream whose client has read nothing for so many seconds, though there is much, ends.",
+    )
+    stream_max_s: float = Field(
+        3_600.0, gt=0, description="Seconds after which a stream ends; its client goes on with a new one."
+    )
     api_key_cache_s: float = Field(5.0, ge=0, le=60, description="Seconds that a looked-up API key is remembered.")
     cors_origins: CommaList = Field((), description="Origins that browsers may call from, comma-separated.")
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters.")
     max_new_tokens: int = Field(500, ge=10, description="Ceiling of max_length, tokens.")
-    max_batch_size: int = Field(500, ge=1, le=500, description="Most prompts in one batch.")
+    max_batch_size: int = Field(10_000, ge=1, le=10_000, description="Most prompts in one batch.")
     max_wait_s: int = Field(60, ge=0, le=300, description="Longest long poll, seconds.")
     default_requests_per_minute: int = Field(600, ge=1, description="Limit of a key that has none of its own.")
     max_waiting: int = Field(1_000_000, ge=1, description="Jobs waiting in all; beyond, submits are answered 503.")
-    default_max_queued: int = Field(10_000, ge=1, description="Jobs waiting for a key that has no cap of its own.")
+    default_max_queued: int = Field(20_000, ge=1, description="Jobs waiting for a key that has no cap of its own.")
+
+    # --- webhooks and the courier
+    webhook_allowlist: CommaList = Field(
+        (),
+        description="Private receivers that may be called, plain http too: hosts, host:ports, CIDRs, comma-separated.",
+    )
+    webhook_timeout_s: float = Field(15.0, gt=0, le=60, description="Longest attempt of a delivery in all, seconds.")
+    webhook_retry_s: str = Field(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        pattern=r"^\d+(\.\d+)?(,\d+(\.\d+)?){0,31}$",
+        description="Seconds after each failed attempt until the next one; after the last one a delivery has failed.",
+    )
+    webhook_concurrency: int = Field(128, ge=1, le=1024, description="Attempts at the same time in a courier.")
+    webhook_per_receiver: int = Field(
+        8, ge=1, le=1024, description="Of these, to one receiver of a tenant; one that fails gets one at a time."
+    )
+    webhook_max_endpoints: int = Field(20, ge=1, le=100, description="Webhook endpoints of a tenant.")
+    webhook_failing_s: float = Field(
+        5 * 86_400.0,
+        gt=0,
+        description="An endpoint that only failed for so long is disabled when a delivery is given up.",
+    )
 
     # --- what is kept, and how long
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a finished job is kept by default.")
@@ -107,6 +148,9 @@ class Settings(BaseSettings):
     cache_ttl_s: int = Field(3_600, ge=0, description="Seconds that a result stays in the cache; 0 turns it off.")
     history_max_turns: int = Field(50, ge=0, description="Turns kept of a user's conversation; 0 turns history off.")
     history_ttl_s: int = Field(30 * 86_400, ge=1, description="Seconds that a silent conversation is kept.")
+    events_ttl_s: int = Field(900, ge=1, description="Seconds that the events of an ended job can still be streamed.")
+    events_max: int = Field(10_000, ge=2, description="Events kept of one job; older ones are dropped.")
+    webhook_log_ttl_s: int = Field(7 * 86_400, ge=1, description="Seconds that an ended delivery stays in the log.")
     modes_file: Path | None = Field(None, description="TOML file of prompt modes. Default: the one in the package.")
 
     # --- logs
@@ -125,11 +169,17 @@ class Settings(BaseSettings):
         (), description="Tenants that have metrics of their own, comma-separated. Default: none."
     )
 
-    @field_validator("cors_origins", "metrics_tenants", mode="before")
+    @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webhook_allowlist")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList.parse(value)
         return value
 
     @field_validator("worker_lease_s")
@@ -140,6 +190,16 @@ class Settings(BaseSettings):
         if value < 3 * beat_s:
             raise ValueError(f"a lease must last for at least three beats (WORKER_BEAT_S={beat_s:g})")
         return value
+
+    @property
+    def webhook_guard(self) -> Guard:
+        """Decides which addresses webhooks may have."""
+        return Guard(AllowList.parse(self.webhook_allowlist))
+
+    @property
+    def webhook_delays_s(self) -> tuple[float, ...]:
+        """WEBHOOK_RETRY_S as numbers."""
+        return tuple(float(part) for part in self.webhook_retry_s.split(","))
 
     @property
     def public_model_name(self) -> str:

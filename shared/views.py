@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import quote
 
-from shared.job import Job, JobError, JobStatus, Turn
+from shared.job import Choice, Job, JobError, Turn, Usage
 from shared.keys import ApiKey
 from shared.schemas import (
     Accepted,
     BatchAccepted,
     BatchJob,
+    BatchLinks,
+    BatchResultView,
+    BatchStatus,
+    BatchSummary,
     BatchView,
     ChoiceView,
     Counts,
+    DeliveryView,
     FailureView,
     JobLinks,
     JobView,
     KeyView,
-    Links,
     NewKeyView,
+    NewWebhookView,
     TurnView,
     UsageView,
+    WebhookView,
     iso,
 )
-from shared.store.protocol import Batch, Receipt
+from shared.schemas.answers import WebhookStatus
+from shared.store.batches import Batch, BatchReceipt, BatchResult, result_cursor
+from shared.store.protocol import Receipt
+from shared.webhooks import Delivery, Endpoint
 
 LONGEST_RETRY_S = 10
+_WEBHOOK_STATUS: Mapping[str, WebhookStatus] = {status: status for status in get_args(WebhookStatus)}
 
 
 def retry_after(eta_ms: int | None) -> str:
@@ -45,14 +55,21 @@ def batch_url(batch_id: str) -> str:
 
 
 def job_links(job_id: str) -> JobLinks:
-    return JobLinks(self=job_url(job_id), cancel=f"{job_url(job_id)}/cancel")
+    url = job_url(job_id)
+    return JobLinks(self=url, stream=f"{url}/stream", cancel=f"{url}/cancel")
+
+
+def batch_links(batch_id: str) -> BatchLinks:
+    url = batch_url(batch_id)
+    return BatchLinks(self=url, results=f"{url}/results", cancel=f"{url}/cancel")
 
 
 def _moment(moment_ms: int | None) -> str | None:
     return None if moment_ms is None else iso(moment_ms)
 
 
-def _seconds(duration_ms: int | None) -> float | None:
+def seconds(duration_ms: int | None) -> float | None:
+    """Milliseconds as seconds."""
     return None if duration_ms is None else duration_ms / 1000
 
 
@@ -62,7 +79,7 @@ def accepted_of_receipt(receipt: Receipt) -> Accepted:
         id=receipt.ids[0],
         status="queued",
         queue_position=receipt.positions[0] or None,
-        eta_seconds=_seconds(receipt.etas_ms[0]),
+        eta_seconds=seconds(receipt.etas_ms[0]),
         created_at=iso(receipt.created_at),
         urls=job_links(receipt.ids[0]),
     )
@@ -74,7 +91,7 @@ def accepted_of_job(job: Job) -> Accepted:
         id=job.id,
         status=job.status.value,
         queue_position=job.queue_position,
-        eta_seconds=_seconds(job.eta_ms),
+        eta_seconds=seconds(job.eta_ms),
         created_at=iso(job.created_at),
         urls=job_links(job.id),
     )
@@ -88,9 +105,22 @@ def failure_view(error: JobError | None) -> FailureView | None:
     return None if error is None else FailureView(code=error.code, message=error.message, retryable=error.retryable)
 
 
+def choice_views(choices: Sequence[Choice]) -> list[ChoiceView]:
+    return [ChoiceView(index=c.index, text=c.text, finish_reason=c.finish_reason) for c in choices]
+
+
+def usage_view(usage: Usage) -> UsageView:
+    return UsageView(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
+
+
 def job_view(job: Job) -> JobView:
     """A job in any state."""
-    spec, usage = job.spec, job.usage
+    spec = job.spec
     return JobView(
         id=job.id,
         status=job.status.value,
@@ -99,7 +129,7 @@ def job_view(job: Job) -> JobView:
         user_id=spec.user_id,
         priority=spec.priority.value,
         queue_position=job.queue_position,
-        eta_seconds=_seconds(job.eta_ms),
+        eta_seconds=seconds(job.eta_ms),
         attempt=job.attempt,
         created_at=iso(job.created_at),
         started_at=_moment(job.started_at),
@@ -109,70 +139,131 @@ def job_view(job: Job) -> JobView:
         execution_time_ms=job.execution_time_ms,
         input=spec.prompt,
         output=job.output,
-        choices=[ChoiceView(index=c.index, text=c.text, finish_reason=c.finish_reason) for c in job.choices],
+        choices=choice_views(job.choices),
         history=turn_views(job.history),
-        usage=UsageView(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_tokens=usage.total_tokens,
-            cached_tokens=usage.cached_tokens,
-        )
-        if job.status.ended
-        else None,
+        usage=usage_view(job.usage) if job.status.ended else None,
         error=failure_view(job.error),
         cached=job.cached,
         cancel_requested=job.cancel_requested,
         metadata=dict(spec.metadata),
         batch_id=job.batch_id,
         custom_id=job.custom_id,
+        webhook_status=_WEBHOOK_STATUS.get(job.webhook_status or ""),
         urls=job_links(job.id),
     )
 
 
-def batch_accepted(receipt: Receipt) -> BatchAccepted:
+def batch_accepted(receipt: BatchReceipt) -> BatchAccepted:
     """A batch that was just taken in."""
-    assert receipt.batch_id is not None
-    total = len(receipt.ids)
+    total = receipt.size
     return BatchAccepted(
-        id=receipt.batch_id,
+        id=receipt.id,
         status="in_progress",
         counts=Counts(total=total, queued=total, running=0, succeeded=0, failed=0, canceled=0, expired=0),
         created_at=iso(receipt.created_at),
-        urls=Links(self=batch_url(receipt.batch_id)),
+        urls=batch_links(receipt.id),
     )
 
 
-def batch_done(batch: Batch) -> bool:
-    """Whether every job of it that is still kept has ended."""
-    return all(job.status.ended for job in batch.jobs)
+def batch_status(batch: Batch) -> BatchStatus:
+    """A batch's status is what its marks say."""
+    if batch.cancel_requested:
+        return "canceled" if batch.done else "canceling"
+    return "completed" if batch.done else "in_progress"
 
 
-def batch_counts(batch: Batch) -> Counts:
-    return Counts(total=batch.size, **{status.value: count for status, count in batch.counts().items()})
+def batch_summary(batch: Batch) -> BatchSummary:
+    """A batch without its jobs, in any state."""
+    return BatchSummary(**_batch_fields(batch))
 
 
 def batch_view(batch: Batch) -> BatchView:
-    """A batch in any state."""
-    done = batch_done(batch)
+    """A batch in any state, with its jobs if it was read with them."""
+    jobs, done = batch.jobs, batch.done
     return BatchView(
-        id=batch.id,
-        status="completed" if done else "in_progress",
-        counts=batch_counts(batch),
-        created_at=iso(batch.created_at),
-        urls=Links(self=batch_url(batch.id)),
-        jobs=[
+        **_batch_fields(batch),
+        jobs=None
+        if jobs is None
+        else [
             BatchJob(id=job.id, custom_id=job.custom_id, status=job.status.value, urls=job_links(job.id))
-            for job in batch.jobs
+            for job in jobs
         ],
-        inputs=[job.spec.prompt for job in batch.jobs] if done else None,
-        outputs=[job.output for job in batch.jobs] if done else None,
-        history=[turn_views(job.history) for job in batch.jobs] if done else None,
+        inputs=[job.spec.prompt for job in jobs] if jobs is not None and done else None,
+        outputs=[job.output for job in jobs] if jobs is not None and done else None,
+        history=[turn_views(job.history) for job in jobs] if jobs is not None and done else None,
     )
 
 
-def batch_eta(batch: Batch) -> int | None:
-    """Milliseconds until the last of its waiting jobs should start; None where none waits."""
-    return max((job.eta_ms for job in batch.jobs if job.status is JobStatus.QUEUED and job.eta_ms), default=None)
+def _batch_fields(batch: Batch) -> dict[str, Any]:
+    return {
+        "id": batch.id,
+        "status": batch_status(batch),
+        "counts": Counts(total=batch.total, **{status.value: count for status, count in batch.counts.items()}),
+        "created_at": iso(batch.created_at),
+        "urls": batch_links(batch.id),
+        "completed_at": _moment(batch.completed_at),
+        "cancel_requested": batch.cancel_requested,
+    }
+
+
+def batch_result_view(batch_id: str, result: BatchResult) -> BatchResultView:
+    """A line of a batch's results."""
+    return BatchResultView(
+        custom_id=result.custom_id,
+        id=result.id,
+        index=result.index,
+        status=cast("Any", result.status.value),
+        output=result.choices[0].text if result.choices else None,
+        choices=choice_views(result.choices),
+        usage=usage_view(result.usage),
+        error=failure_view(result.error),
+        cached=result.cached,
+        finished_at=iso(result.finished_at),
+        cursor=result_cursor(batch_id, result.place),
+    )
+
+
+def webhook_url(endpoint_id: str) -> str:
+    return f"/api/webhooks/{quote(endpoint_id)}"
+
+
+def webhook_view(endpoint: Endpoint) -> WebhookView:
+    return WebhookView(**_webhook_fields(endpoint))
+
+
+def new_webhook_view(endpoint: Endpoint) -> NewWebhookView:
+    return NewWebhookView(**_webhook_fields(endpoint), secret=endpoint.secret)
+
+
+def _webhook_fields(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "events": list(endpoint.events),
+        "description": endpoint.description,
+        "status": "enabled" if endpoint.enabled else "disabled",
+        "disabled_reason": endpoint.disabled_reason,
+        "created_at": iso(endpoint.created_at),
+    }
+
+
+def delivery_view(delivery: Delivery) -> DeliveryView:
+    return DeliveryView(
+        id=delivery.id,
+        message_id=delivery.message_id,
+        endpoint_id=delivery.endpoint_id,
+        type=delivery.type,
+        job_id=delivery.job_id,
+        batch_id=delivery.batch_id,
+        url=delivery.url,
+        status=delivery.status.value,
+        attempts=delivery.attempts,
+        response_status=delivery.response_status,
+        error=delivery.error,
+        created_at=iso(delivery.created_at),
+        next_attempt_at=_moment(delivery.next_attempt_at),
+        delivered_at=_moment(delivery.delivered_at),
+    )
 
 
 def key_view(key: ApiKey) -> KeyView:

@@ -6,7 +6,6 @@ Threads of their own, because a task would wait behind jobs and a timer of Celer
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,32 +14,13 @@ import structlog
 
 from shared.errors import StoreUnavailableError
 from shared.store.protocol import Hint, JobStore, Patience, Stop, WorkerInfo
+from worker.background import Background
 from worker.engine.protocol import Engine
 from worker.runner import Runner
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 RELISTEN_S = 1.0
-
-
-class Background:
-    """A daemon thread that runs ``_loop`` until ``_ended`` is set."""
-
-    def __init__(self, name: str) -> None:
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask it to end, and wait a while for it."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
-
-    def _loop(self) -> None:
-        raise NotImplementedError
 
 
 class Heartbeat(Background):

@@ -31,6 +31,7 @@ from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.metrics import WorkerMetrics
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
+from worker.publisher import Publisher
 from worker.runner import Runner, StorePatience
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -79,6 +80,7 @@ class Worker:
         self._metrics = WorkerMetrics(settings.public_model_name)
         self._engine: Engine | None = None
         self._runner: Runner | None = None
+        self._publisher: Publisher | None = None
         self._heartbeat: Heartbeat | None = None
         self._reconciler: Reconciler | None = None
         self._listener: StopListener | None = None
@@ -103,8 +105,9 @@ class Worker:
         self._metrics.watch(engine)
         engine.start()
         prompts = PromptBuilder(engine, modes)
+        self._publisher = Publisher(self._store, self.id, flush_s=self.settings.events_flush_ms / 1000)
         self._runner = Runner(
-            self._store, engine, prompts, self.id, self.send, self.settings.public_model_name, self._metrics
+            self._store, engine, prompts, self.id, self.send, self.settings.public_model_name, self._publisher, self._metrics
         )
         self._heartbeat = Heartbeat(
             self._store,
@@ -122,6 +125,7 @@ class Worker:
             interval_s=self.settings.reconcile_s,
         )
         self._listener = StopListener(self._store, self._runner, self.id)
+        self._publisher.start()
         self._heartbeat.start()
         self._reconciler.start()
         self._listener.start()
@@ -194,7 +198,7 @@ class Worker:
         deadline = time.monotonic() + IDLE_PATIENCE_S
         while self._runner and self._runner.running() and time.monotonic() < deadline:
             time.sleep(0.02)
-        for thread in (self._listener, self._reconciler, self._heartbeat):
+        for thread in (self._publisher, self._listener, self._reconciler, self._heartbeat):
             if thread:
                 thread.stop()
         self._metrics.stop()

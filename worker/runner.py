@@ -15,10 +15,12 @@ import tenacity
 from shared.cache import cache_key, cacheable
 from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.store.events import Said
 from shared.store.protocol import Claim, Finished, Hint, JobStore, Stop
 from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
 from worker.metrics import Watch, WorkerMetrics
 from worker.prompts import Prompt, PromptBuilder
+from worker.publisher import Publisher, Speech
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,10 +58,11 @@ class StorePatience:
 
 @dataclass(slots=True)
 class _Attempt:
-    """A job that this process runs now. ``generation`` is None until the engine has it."""
+    """A job that this process runs now, and what it says. ``generation`` is None until the engine has it."""
 
     number: int
     watch: Watch
+    speech: Speech
     generation: Generation | None = None
     stopped: Stop | None = None
 
@@ -79,6 +82,7 @@ class Runner:
         worker: str,
         send: Callable[[Sequence[Hint]], None],
         model: str,
+        publisher: Publisher,
         metrics: WorkerMetrics | None = None,
     ) -> None:
         self._store = store
@@ -88,6 +92,7 @@ class Runner:
         self._send = send
         self._model = model
         self._metrics = metrics or WorkerMetrics(model)
+        self._publisher = publisher
         self._lock = threading.Lock()
         self._attempts: dict[JobRef, _Attempt] = {}
         self._closed = False
@@ -110,13 +115,15 @@ class Runner:
         if claim is None:
             log.info("hint without work")
             return
-        attempt = _Attempt(claim.job.attempt, self._metrics.claimed(claim.job))
+        job = claim.job
+        attempt = _Attempt(job.attempt, self._metrics.claimed(job), self._publisher.open(ref, job.attempt))
         with self._lock:
             self._attempts[ref] = attempt
         try:
             with structlog.contextvars.bound_contextvars(request_id=claim.job.request_id):
                 self._bring_to_its_end(claim, attempt)
         finally:
+            attempt.speech.close()
             with self._lock:
                 self._attempts.pop(ref, None)
 
@@ -132,7 +139,8 @@ class Runner:
         except BaseException:
             log.exception("generation failed")
             outcome = _failure("internal_error", "The worker failed while running this job.", retryable=True)
-        verdict, hints = self._patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome)
+        said = _whole(job, outcome) if outcome.cached else attempt.speech.close()
+        verdict, hints = self._patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome, said)
         attempt.watch.ended(outcome, accepted=verdict is Finished.ACCEPTED)
         self._send(hints)
         log.info("job ended", status=outcome.status, attempt=job.attempt, verdict=verdict, cached=outcome.cached)
@@ -147,7 +155,7 @@ class Runner:
         if hit:
             return hit
         attempt.watch.submitted()
-        generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)))
+        generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)), attempt.speech.say)
         with self._lock:
             attempt.generation = generation
             stopped = attempt.stopped
@@ -233,6 +241,12 @@ def _outcome(result: EngineResult, key: str | None, stopped: Stop | None) -> Out
     end = JobStatus.EXPIRED if stopped is Stop.EXPIRED else JobStatus.CANCELED
     status = end if canceled else JobStatus.SUCCEEDED
     return Outcome(status, choices, usage, cache_key=None if canceled else key)
+
+
+def _whole(job: Job, outcome: Outcome) -> Said:
+    """A stored result as if it was just said."""
+    entries = tuple((choice.index, choice.text) for choice in outcome.choices if choice.text)
+    return Said(job.ref, job.attempt, 0, entries)
 
 
 def _failure(code: str, message: str, *, retryable: bool) -> Outcome:

@@ -1,29 +1,22 @@
-"""Submitting jobs: one, one under an id of the client's, or a batch."""
+"""Submitting a job, or one under an id of the client's."""
 
 from __future__ import annotations
-
-import time
-import uuid
 
 from flask import Response
 
 from api.identity import caller
 from api.limits import limit_headers
-from api.patience import look_and_wait, patience, preferred, until_ended
+from api.patience import look_and_wait, patience, say_applied, until_ended
 from api.rendering import answer
 from api.routing import Route
 from api.services import services
-from api.submission import idempotency_of, replay
+from api.submission import idempotency_of, new_id, replay
 from api.waiting import Expectation
-from shared.errors import InvalidRequestError, UnavailableError
+from shared.errors import UnavailableError
 from shared.job import Job, JobRef
 from shared.schemas import (
     Accepted,
     Answer,
-    BatchAccepted,
-    BatchItem,
-    BatchRequest,
-    BatchView,
     GenerateRequest,
     JobPath,
     JobView,
@@ -31,21 +24,14 @@ from shared.schemas import (
     WaitQuery,
     Wire,
 )
-from shared.store.protocol import Batch, Idempotency, NewJob, Receipt
+from shared.store.protocol import NewJob, Receipt
 from shared.views import (
     accepted_of_job,
     accepted_of_receipt,
-    batch_accepted,
-    batch_done,
-    batch_url,
-    batch_view,
     job_url,
     job_view,
     retry_after,
 )
-
-REPLAY_GRACE_S = 10
-"""A first request that waits counts as being handled for its wait and so much more."""
 
 
 def routes(wire: Wire) -> list[Route]:
@@ -59,10 +45,6 @@ def routes(wire: Wire) -> list[Route]:
             "PUT", "/api/jobs/<job_id>", put_job, "jobs", {201: Accepted, 200: JobView}, (409, 410, 429),
             models={"query": wire.wait, "body": wire.generate}, links=("get_job:job_id", "cancel_job:job_id", "retry_job:job_id", "delete_job:job_id"),
         ),
-        Route(
-            "POST", "/api/generate_batch", generate_batch, "batches", {200: BatchView, 202: BatchAccepted}, (409, 429),
-            models={"query": wire.wait, "body": wire.batch}, links=("get_batch:batch_id",),
-        ),
     ]  # fmt: skip
 
 
@@ -73,8 +55,8 @@ def generate(query: WaitQuery, header: PreferHeader, body: GenerateRequest) -> R
     """
     house = services()
     seconds = patience(query, header)
-    job = NewJob(_new_id("job"), house.admission.spec(body))
-    idempotency = _idempotency(body, seconds)
+    job = NewJob(new_id("job"), house.admission.spec(body))
+    idempotency = idempotency_of(body, house.settings.idempotency_ttl_s, seconds)
     ref = JobRef(caller().tenant, job.id)
     with house.room.expect([ref], wanted=seconds > 0) as expectation:
         receipt = house.submitter.submit((job,), idempotency=idempotency)
@@ -83,7 +65,7 @@ def generate(query: WaitQuery, header: PreferHeader, body: GenerateRequest) -> R
         ended = _await_job(ref, expectation, seconds)
     response = _accepted(receipt) if ended is None else _outcome(ended)
     response.headers.update(limit_headers(receipt))
-    _say_applied(response, header)
+    say_applied(response, header)
     if seconds:
         house.submitter.remember(idempotency, response)
     return response
@@ -105,53 +87,8 @@ def put_job(path: JobPath, query: WaitQuery, header: PreferHeader, body: Generat
         ended = _await_job(ref, expectation, seconds)
     response = _accepted(receipt, 201) if ended is None or not ended.status.ended else _outcome(ended)
     response.headers.update(limit_headers(receipt))
-    _say_applied(response, header)
+    say_applied(response, header)
     return response
-
-
-def generate_batch(query: WaitQuery, header: PreferHeader, body: BatchRequest) -> Response:
-    """Submit many jobs, all or none.
-
-    202 with where to look for the batch; with a wait, 200 with the completed batch if all of it ends in time.
-    """
-    house = services()
-    seconds = patience(query, header)
-    jobs = tuple(_batch_job(body, index, item) for index, item in enumerate(body.items()))
-    idempotency = _idempotency(body, seconds)
-    refs = [JobRef(caller().tenant, job.id) for job in jobs]
-    batch_id = _new_id("batch")
-    with house.room.expect(refs, wanted=seconds > 0) as expectation:
-        receipt = house.submitter.submit(jobs, idempotency=idempotency, batch_id=batch_id)
-        if receipt.replayed:
-            return replay(receipt, _batch_accepted)
-        batch = _await_batch(batch_id, expectation, seconds)
-    response = answer(batch_view(batch)) if batch else _batch_accepted(receipt)
-    response.headers.update(limit_headers(receipt))
-    _say_applied(response, header)
-    if seconds:
-        house.submitter.remember(idempotency, response)
-    return response
-
-
-def _batch_job(body: BatchRequest, index: int, item: BatchItem) -> NewJob:
-    """A job of a batch. What is wrong with it is named by its place in the body."""
-    try:
-        return NewJob(_new_id("job"), services().admission.spec(item), item.custom_id)
-    except InvalidRequestError as error:
-        if body.requests and error.param in body.requests[index].model_fields_set:
-            error.param = f"requests.{index}.{error.param}"
-        elif error.param == "prompt":
-            error.param = f"prompts.{index}"
-        raise
-
-
-def _new_id(kind: str) -> str:
-    return f"{kind}_{uuid.uuid4().hex}"
-
-
-def _idempotency(body: GenerateRequest | BatchRequest, seconds: int) -> Idempotency | None:
-    in_progress_s = seconds + REPLAY_GRACE_S if seconds else 0
-    return idempotency_of(body, services().settings.idempotency_ttl_s, in_progress_s)
 
 
 def _await_job(ref: JobRef, expectation: Expectation, seconds: int) -> Job | None:
@@ -164,19 +101,6 @@ def _await_job(ref: JobRef, expectation: Expectation, seconds: int) -> Job | Non
         return None
 
 
-def _await_batch(batch_id: str, expectation: Expectation, seconds: int) -> Batch | None:
-    """The batch if all of it ended in time."""
-    deadline = time.monotonic() + seconds
-    while seconds and expectation.wait(deadline - time.monotonic()):
-        try:
-            batch = services().store.get_batch(caller().tenant, batch_id)
-        except UnavailableError:
-            return None
-        if batch_done(batch):
-            return batch
-    return None
-
-
 def _accepted(receipt: Receipt, status: int = 202) -> Response:
     return answer(
         accepted_of_receipt(receipt),
@@ -185,19 +109,8 @@ def _accepted(receipt: Receipt, status: int = 202) -> Response:
     )
 
 
-def _batch_accepted(receipt: Receipt) -> Response:
-    assert receipt.batch_id is not None
-    headers = {"Location": batch_url(receipt.batch_id), "Retry-After": retry_after(max(receipt.etas_ms))}
-    return answer(batch_accepted(receipt), 202, headers)
-
-
 def _outcome(job: Job) -> Response:
     """A job after a wait: finished, or taken in."""
     if job.status.ended:
         return answer(job_view(job))
     return answer(accepted_of_job(job), 202, {"Location": job_url(job.id), "Retry-After": retry_after(job.eta_ms)})
-
-
-def _say_applied(response: Response, header: PreferHeader) -> None:
-    if response.status_code == 200 and (seconds := preferred(header)):
-        response.headers["Preference-Applied"] = f"wait={seconds}"

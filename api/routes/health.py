@@ -41,6 +41,7 @@ def health() -> Response:
             api_key_status="required",
             environment=house.settings.environment,
             workers=len(ready),
+            couriers=fleet.couriers if fleet else 0,
             queue_length=sum(fleet.queue_lengths.values()) if fleet else 0,
         )
     )

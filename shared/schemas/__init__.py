@@ -5,6 +5,10 @@ from shared.schemas.answers import (
     Alive,
     BatchAccepted,
     BatchJob,
+    BatchLinks,
+    BatchResultView,
+    BatchStatus,
+    BatchSummary,
     BatchView,
     ChoiceView,
     Counts,
@@ -25,6 +29,7 @@ from shared.schemas.answers import (
     NewKeyView,
     Page,
     PurgedView,
+    QueuedEvent,
     QueueView,
     RequeueLinks,
     TurnView,
@@ -44,6 +49,9 @@ from shared.schemas.queries import (
     PageQuery,
     PreferHeader,
     QueuePath,
+    ResultsQuery,
+    StreamHeader,
+    StreamQuery,
     UsageQuery,
     UserPath,
     WaitQuery,
@@ -51,11 +59,27 @@ from shared.schemas.queries import (
 )
 from shared.schemas.requests import BatchItem, BatchRequest, GenerateRequest, KeyRequest, Options, Wire, bounded
 from shared.schemas.text import Answer, iso, milliseconds
+from shared.schemas.webhooks import (
+    DeliveriesQuery,
+    DeliveryPath,
+    DeliveryView,
+    NewWebhookView,
+    SecretView,
+    WebhookChange,
+    WebhookPath,
+    WebhookRequest,
+    WebhookView,
+)
 
 __all__ = [
-    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchPath", "BatchRequest", "BatchView",
-    "ChoiceView", "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "ErrorBody", "ErrorDetail", "EtaErrorView", "FailureView", "GenerateRequest", "Health",
+    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchLinks", "BatchPath",
+    "BatchRequest", "BatchResultView", "BatchStatus", "BatchSummary", "BatchView", "ChoiceView",
+    "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "DeliveriesQuery", "DeliveryPath",
+    "DeliveryView", "ErrorBody", "ErrorDetail", "EtaErrorView", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
-    "Links", "ModeView", "ModelView", "NewKeyView", "NoQuery", "Options", "Page", "PageQuery", "PreferHeader", "PurgedView",
-    "QueuePath", "QueueView", "RequeueLinks", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "Wire", "WorkerPath", "WorkerView", "bounded", "iso", "milliseconds",
+    "Links", "ModeView", "ModelView", "NewKeyView", "NewWebhookView", "NoQuery", "Options", "Page", "PageQuery",
+    "PreferHeader", "PurgedView", "QueuePath", "QueueView", "QueuedEvent", "RequeueLinks", "ResultsQuery", "SecretView", "StreamHeader", "StreamQuery",
+    "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "WebhookChange",
+    "WebhookPath", "WebhookRequest", "WebhookView", "Wire", "WorkerPath", "WorkerView", "bounded", "iso",
+    "milliseconds",
 ]  # fmt: skip

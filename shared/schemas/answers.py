@@ -10,6 +10,7 @@ from shared.schemas.text import Answer, Date, Timestamp
 
 T = TypeVar("T", bound=Answer)
 
+WebhookStatus = Literal["pending", "delivered", "failed"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 
 
@@ -37,6 +38,7 @@ class Links(Answer):
 class JobLinks(Links):
     """Where to go on with a job."""
 
+    stream: str
     cancel: str
 
 
@@ -54,6 +56,7 @@ class Accepted(Answer):
                     "created_at": "2026-11-22T12:00:00.000Z",
                     "urls": {
                         "self": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d",
+                        "stream": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/stream",
                         "cancel": "/api/jobs/job_0b54d2f0c2a94a4db60a5fd41c3eae2d/cancel",
                     },
                 }
@@ -102,7 +105,8 @@ class FailureView(Answer):
 
 
 class JobView(Answer):
-    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end."""
+    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end. ``webhook_status``: how far the
+    webhooks of its end are; null where there are none."""
 
     id: str
     status: Status
@@ -130,11 +134,20 @@ class JobView(Answer):
     metadata: dict[str, str]
     batch_id: str | None
     custom_id: str | None
+    webhook_status: WebhookStatus | None
     urls: JobLinks
 
 
+class QueuedEvent(Answer):
+    """The first event of a job's stream: its place, as it is when the stream is opened; null once it does not wait any
+    more."""
+
+    queue_position: int | None
+    eta_seconds: float | None
+
+
 class Counts(Answer):
-    """Jobs of a batch by status; ``total`` also counts those whose retention is over."""
+    """Jobs of a batch by status; ``total`` is their sum. Deleted jobs do not count any more."""
 
     total: int
     queued: int
@@ -145,15 +158,32 @@ class Counts(Answer):
     expired: int
 
 
+BatchStatus = Literal["in_progress", "canceling", "completed", "canceled"]
+
+
+class BatchLinks(Links):
+    """Where to go on with a batch."""
+
+    results: str
+    cancel: str
+
+
 class BatchAccepted(Answer):
-    """A batch that was taken in."""
+    """A batch that was taken in. ``canceled``: all of it has ended, after a cancel was requested."""
 
     id: str
     object: Literal["batch"] = "batch"
-    status: Literal["in_progress", "completed"]
+    status: BatchStatus
     counts: Counts
     created_at: Timestamp
-    urls: Links
+    urls: BatchLinks
+
+
+class BatchSummary(BatchAccepted):
+    """A batch without its jobs."""
+
+    completed_at: Timestamp | None
+    cancel_requested: bool
 
 
 class BatchJob(Answer):
@@ -165,14 +195,32 @@ class BatchJob(Answer):
     urls: JobLinks
 
 
-class BatchView(BatchAccepted):
-    """A batch. The lists run in the order of the request. Once it is completed, ``inputs``, ``outputs`` (null where a job
-    has none) and ``history`` (a conversation for each job) are there too."""
+class BatchView(BatchSummary):
+    """A batch. The lists run in the order of the request, and are null for a batch of more than 500 jobs: read its results.
+    Once all has ended, ``inputs``, ``outputs`` (null where a job has none) and ``history`` (a conversation for each job) are
+    there too."""
 
-    jobs: list[BatchJob]
+    jobs: list[BatchJob] | None
     inputs: list[str] | None
     outputs: list[str | None] | None
     history: list[list[TurnView]] | None
+
+
+class BatchResultView(Answer):
+    """The end of one job of a batch, a line of its results. ``index``: its place in the request, from 0. ``cursor``: where
+    to go on after it."""
+
+    custom_id: str | None
+    id: str
+    index: int
+    status: Literal["succeeded", "failed", "canceled", "expired"]
+    output: str | None
+    choices: list[ChoiceView]
+    usage: UsageView
+    error: FailureView | None
+    cached: bool
+    finished_at: Timestamp
+    cursor: str
 
 
 class Page(Answer, Generic[T]):
@@ -333,6 +381,7 @@ class Health(Answer):
     api_key_status: Literal["required"]
     environment: str
     workers: int
+    couriers: int
     queue_length: int
 
 

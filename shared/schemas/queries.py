@@ -46,6 +46,11 @@ def _may_be_left_out(schema: dict[str, Any]) -> None:
         schema.update({} if member == {"type": "null"} else member)
 
 
+def _number_or_nothing(schema: dict[str, Any]) -> None:
+    _may_be_left_out(schema)
+    schema.update(type="integer", minimum=0)
+
+
 def absent(**constraints: Any) -> Any:
     """The field of a parameter that may be left out."""
     return Field(default=None, json_schema_extra=_may_be_left_out, **constraints)
@@ -73,6 +78,15 @@ class PageQuery(Parameters):
 
     limit: Annotated[int, Field(ge=1, le=100), in_digits(1, 100)] = Field(20, description="Most objects on the page.")
     cursor: Annotated[str, Field(pattern=CURSOR)] | None = absent(description="next_cursor of the page before.")
+
+
+class ResultsQuery(Parameters):
+    """A page of a batch's results."""
+
+    limit: Annotated[int, Field(ge=1, le=1000), in_digits(1, 1000)] = Field(1000, description="Most lines.")
+    cursor: str | None = absent(
+        description="`cursor` of the last line that you have, or the `X-Next-Cursor` of the page."
+    )
 
 
 class JobsQuery(PageQuery):
@@ -140,6 +154,27 @@ class PreferHeader(Headers):
         alias="Prefer",
         json_schema_extra=_may_be_left_out,
         description="`wait=N`: answer with the finished job if it ends within N seconds.",
+    )
+
+
+class StreamQuery(Parameters):
+    """Where to go on in a stream. Checked by the route, which has a status of its own for it."""
+
+    starting_after: str | None = Field(
+        default=None,
+        json_schema_extra=_number_or_nothing,
+        description="Number of the event after which to go on; 0 is from the start.",
+    )
+
+
+class StreamHeader(Headers):
+    """What a browser sends when it reconnects; it comes before the query."""
+
+    last_event_id: str | None = Field(
+        default=None,
+        alias="Last-Event-ID",
+        json_schema_extra=_number_or_nothing,
+        description="As `starting_after`.",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.schemas.queries import WaitQuery, wait_up_to
+from shared.schemas.queries import WaitQuery, absent, wait_up_to
 from shared.schemas.text import (
     ANY_TEXT,
     TENANT,
@@ -22,6 +22,16 @@ from shared.schemas.text import (
     Strict,
     Text,
     UserId,
+)
+from shared.schemas.webhooks import (
+    ENDS,
+    WEBHOOK,
+    Events,
+    JobEvents,
+    WebhookChange,
+    WebhookRequest,
+    WebhookUrl,
+    webhook_url,
 )
 from shared.settings import Settings
 
@@ -66,6 +76,7 @@ class Options(Strict):
         description="Yours; comes back with the job.",
         json_schema_extra={"additionalProperties": False},
     )
+    webhook: WebhookUrl | None = Field(None, description=WEBHOOK)
 
 
 class GenerateRequest(Options):
@@ -76,6 +87,7 @@ class GenerateRequest(Options):
     )
 
     prompt: Prompt = Field(description="What to answer.")
+    webhook_events_filter: JobEvents = Field(list(ENDS), description="What the webhook is told of.")
 
 
 class BatchItem(GenerateRequest):
@@ -98,6 +110,9 @@ class BatchRequest(Options):
 
     item_model: ClassVar[type[BatchItem]] = BatchItem
 
+    webhook_events_filter: Events = Field(
+        ["batch.completed"], description="What the webhook is told of; with events of jobs, of each of its jobs' too."
+    )
     prompts: list[Prompt] = Field(default_factory=list, min_length=1, description="One job for each.")
     requests: list[BatchItem] = Field(default_factory=list, min_length=1, description="Jobs with options of their own.")
 
@@ -107,12 +122,31 @@ class BatchRequest(Options):
             raise PydanticCustomError("exactly_one", "Give exactly one of prompts and requests", {"param": "prompts"})
         return self
 
+    @model_validator(mode="after")
+    def _each_custom_id_once(self) -> Self:
+        seen: dict[str, int] = {}
+        for index, item in enumerate(self.requests):
+            if item.custom_id is None:
+                continue
+            first = seen.setdefault(item.custom_id, index)
+            if first != index:
+                where = {"param": f"requests.{index}.custom_id"}
+                raise PydanticCustomError("duplicate_custom_id", f"The same as that of requests.{first}", where)
+        return self
+
     def items(self) -> list[BatchItem]:
         """The jobs, each with the options that hold for it. Everything in them has been validated."""
         common = self.model_dump(exclude_unset=True, exclude={"prompts", "requests"})
+        of_jobs = [event for event in self.webhook_events_filter if event != "batch.completed"]
+        hook = {"webhook": common.pop("webhook", None), "webhook_events_filter": of_jobs} if of_jobs else {}
+        common.pop("webhook", None)
+        common.pop("webhook_events_filter", None)
         own = [item.model_dump(exclude_unset=True) for item in self.requests]
         each = own or [{"prompt": prompt} for prompt in self.prompts]
-        return [self.item_model.model_construct(**(common | options)) for options in each]
+        return [
+            self.item_model.model_construct(**(common | ({} if "webhook" in options else hook) | options))
+            for options in each
+        ]
 
 
 class KeyRequest(Strict):
@@ -140,6 +174,8 @@ class Wire:
     generate: type[GenerateRequest]
     batch: type[BatchRequest]
     wait: type[WaitQuery]
+    webhook: type[WebhookRequest]
+    webhook_change: type[WebhookChange]
 
 
 def bounded(settings: Settings, modes: Collection[str]) -> Wire:
@@ -147,6 +183,7 @@ def bounded(settings: Settings, modes: Collection[str]) -> Wire:
     default_mode = "general" if "general" in modes else min(modes)
     longest = settings.max_new_tokens
     prompt: Any = Annotated[str, Field(min_length=1, max_length=settings.max_prompt_chars, pattern=ANY_TEXT)]
+    url = webhook_url(settings.webhook_guard)
     named: dict[str, Any] = {"enum": sorted(modes)}
     options: dict[str, Any] = {
         "max_length": (int, Field(min(100, longest), ge=10, le=longest, description=_said("max_length"))),
@@ -155,6 +192,7 @@ def bounded(settings: Settings, modes: Collection[str]) -> Wire:
             int | None,
             Field(None, ge=1, le=settings.max_result_ttl_s, description=_said("result_ttl_s")),
         ),
+        "webhook": (url | None, Field(None, description=WEBHOOK)),
     }
     own = options | {"prompt": (prompt, Field(description="What to answer."))}
     item: Any = create_model("BatchItem", __base__=BatchItem, __doc__=BatchItem.__doc__, **own)
@@ -170,6 +208,18 @@ def bounded(settings: Settings, modes: Collection[str]) -> Wire:
         batch=batch,
         wait=create_model(
             "WaitQuery", __base__=WaitQuery, __doc__=WaitQuery.__doc__, wait=wait_up_to(settings.max_wait_s)
+        ),
+        webhook=create_model(
+            "WebhookRequest",
+            __base__=WebhookRequest,
+            __doc__=WebhookRequest.__doc__,
+            url=(url, Field(description=WEBHOOK)),
+        ),
+        webhook_change=create_model(
+            "WebhookChange",
+            __base__=WebhookChange,
+            __doc__=WebhookChange.__doc__,
+            url=(url, absent(description=WEBHOOK)),
         ),
     )
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import redis
+import redis.asyncio
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -36,6 +37,18 @@ def connect(settings: Settings, *, max_connections: int = 100, timeout_s: float 
         health_check_interval=30,
         max_connections=max_connections,
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
+    )
+
+
+def connect_async(settings: Settings) -> redis.asyncio.Redis:
+    """A client for an asyncio loop that listens on one connection; it never tries again by itself."""
+    return redis.asyncio.Redis.from_url(
+        settings.redis_url,
+        decode_responses=True,
+        protocol=2,  # published messages come as plain answers
+        socket_connect_timeout=min(settings.redis_timeout_s, 2.0),
+        socket_keepalive=True,
+        max_connections=2,
     )
 
 

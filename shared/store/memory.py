@@ -10,9 +10,11 @@ from shared.store.retention import Retention
 
 
 class MemoryStore(RedisStore):
-    """A ``JobStore`` within one process. ``client`` and ``prefix`` are for those who want to share it or look inside."""
+    """A ``JobStore`` within one process. ``server``, ``client`` and ``prefix`` are for those who want to share it or look
+    inside."""
 
     def __init__(self, retention: Retention | None = None, *, prefix: str = "{memory}:") -> None:
         self.prefix = prefix
-        self.client = fakeredis.FakeRedis(decode_responses=True, version=(7,))
+        self.server = fakeredis.FakeServer(version=(7,))
+        self.client = fakeredis.FakeRedis(server=self.server, decode_responses=True)
         super().__init__(self.client, prefix, retention, script_flags=False)  # it knows no ``#!lua`` line

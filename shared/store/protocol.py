@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.store.batches import BatchStore
+from shared.store.events import JobLog, Said
 from shared.store.figures import Figures
 
 T = TypeVar("T")
@@ -75,7 +77,7 @@ class Submission:
     """Jobs that are admitted together or not at all.
 
     key_digest: the stored key's digest, where a revoked key must be refused by the same script. ``key_id`` counts the
-    queue cap. batch_id: makes them a batch. ``chosen_id``: the client chose the id (PUT), so that an existing job with
+    queue cap. ``chosen_id``: the client chose the id (PUT), so that an existing job with
     the same payload is the answer and not a mistake.
     """
 
@@ -83,8 +85,7 @@ class Submission:
     key_id: str
     jobs: tuple[NewJob, ...]
     request_id: str | None = None
-    batch_id: str | None = None
-    batch_ttl_s: int = 86_400
+    traceparent: str | None = None
     key_digest: str | None = None
     idempotency: Idempotency | None = None
     rate_limit: RateLimit | None = None
@@ -109,7 +110,6 @@ class Receipt:
     positions: tuple[int, ...]
     etas_ms: tuple[int, ...]
     created_at: int
-    batch_id: str | None = None
     created: bool = True
     replayed: bool = False
     response: str | None = None
@@ -190,20 +190,6 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch: its jobs in the order they were submitted (those still kept), and counts by status."""
-
-    id: str
-    tenant: str
-    created_at: int
-    size: int
-    jobs: tuple[Job, ...]
-
-    def counts(self) -> dict[JobStatus, int]:
-        return {status: sum(job.status is status for job in self.jobs) for status in JobStatus}
-
-
-@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model as its workers announce it. ``mode_tokens``: mode/language → tokens of its template around an empty
     prompt; ``tokenizer_digest`` names the tokenizer that ``tokenizer()`` returns."""
@@ -243,7 +229,7 @@ class EtaError:
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Who is there: the workers with a live lease, the models announced lately (name → info), jobs waiting by model, the
-    paused models, jobs that run by worker, and by model how far off the ETAs were."""
+    paused models, jobs that run by worker, by model how far off the ETAs were, and how many couriers there are."""
 
     workers: tuple[WorkerInfo, ...]
     models: dict[str, ModelInfo]
@@ -251,6 +237,7 @@ class Fleet:
     paused: frozenset[str] = frozenset()
     jobs: dict[str, int] = field(default_factory=dict)
     eta_errors: dict[str, EtaError] = field(default_factory=dict)
+    couriers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +259,7 @@ class UsageRow:
     completion_tokens: int
 
 
-class JobStore(Protocol):
+class JobStore(BatchStore, Protocol):
     """Operations on jobs. A ``tenant`` argument scopes the call: another tenant's objects do not exist for it."""
 
     # --- the client's side
@@ -290,6 +277,14 @@ class JobStore(Protocol):
 
     def get(self, ref: JobRef) -> Job:
         """Raises: NotFoundError; GoneError after its retention."""
+        ...
+
+    def log(self, ref: JobRef, after: int, most: int) -> JobLog:
+        """A job with at most so many of its logged events, those after a number. Raises: NotFoundError, GoneError."""
+        ...
+
+    def latest(self, refs: Sequence[JobRef]) -> list[int]:
+        """The number of each job's last event; 0 where there is no such job (any more)."""
         ...
 
     def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
@@ -315,10 +310,6 @@ class JobStore(Protocol):
         stopped. Raises: NotFoundError."""
         ...
 
-    def get_batch(self, tenant: str, batch_id: str) -> Batch:
-        """Raises: NotFoundError."""
-        ...
-
     def history(self, tenant: str, user_id: str) -> tuple[Turn, ...]:
         """The conversation, oldest turn first."""
         ...
@@ -334,8 +325,19 @@ class JobStore(Protocol):
         that a command whose answer was lost can be repeated."""
         ...
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
-        """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job."""
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
+        """Put what this worker's running attempts said into their jobs' logs. Saying it again adds nothing.
+
+        Returns for each how many entries of the attempt the log holds now: what is above that is to be said again (Redis
+        may have lost some). -1: the attempt does not own the job any more.
+        """
+        ...
+
+    def finish(
+        self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None
+    ) -> tuple[Finished, tuple[Hint, ...]]:
+        """Write the end, the history turn, the cache entry and the usage, all in one, if this attempt owns the job.
+        ``said``: what is not known to be in the log yet; it goes there first, so that the end is the last event."""
         ...
 
     def release(self, ref: JobRef, worker: str, attempt: int) -> tuple[Hint, ...] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.errors import InvalidCursorError, RateLimitedError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.store.events import Event
 from shared.store.protocol import EtaError, ModelInfo, Submission, UsageRow, WorkerInfo
 
 
@@ -85,10 +86,23 @@ def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = ()
         batch_id=record.get("batch_id"),
         custom_id=record.get("custom_id"),
         request_id=record.get("request_id"),
+        webhook_status=record.get("hook_status"),
         queue_position=int(place[0]) if place else None,
         eta_ms=int(place[1]) if place else None,
         history=turns_until(turns(history), job_id),
     )
+
+
+def batch_jobs(tenant: str, rows: Sequence[Sequence[Any]], conversations: Sequence[Any]) -> list[Job]:
+    """Records of a batch, each with the conversation up to it. ``conversations``: user, turns, user, turns…"""
+    histories = {user: turns(entries) for user, entries in zip(conversations[::2], conversations[1::2], strict=True)}
+    jobs = [job(tenant, job_id, flat, place) for job_id, flat, place in rows]
+    return [one.evolve(history=turns_until(histories.get(one.spec.user_id or "", ()), one.id)) for one in jobs]
+
+
+def events(entries: Sequence[tuple[str, Sequence[str]]]) -> tuple[Event, ...]:
+    """Entries of a job's log: their ids are ``NUMBER-0``."""
+    return tuple(Event(int(entry_id.partition("-")[0]), kind, value) for entry_id, (_, kind, _, value) in entries)
 
 
 def usage_rows(day: date, fields: Mapping[str, str]) -> Iterator[UsageRow]:

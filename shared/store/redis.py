@@ -6,46 +6,33 @@ import base64
 import json
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date, timedelta
-from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from shared.errors import (
-    AuthenticationError,
     GoneError,
-    IdempotencyInProgressError,
-    IdempotencyKeyReusedError,
     JobAlreadyFinishedError,
-    JobExistsError,
     JobNotRetryableError,
     NotFoundError,
-    QueueFullError,
-    QueueLimitError,
-    RateLimitedError,
-    SmartTextGenError,
 )
-from shared.job import PRIORITY_RANK, Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.job import Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
 from shared.store import figures, records
 from shared.store.connection import Client
+from shared.store.events import JobLog, Said
 from shared.store.figures import Figures
 from shared.store.protocol import (
-    Batch,
     Claim,
     DeadLetter,
     Finished,
     Fleet,
     Hint,
-    Idempotency,
     JobFilter,
     ModelInfo,
-    NewJob,
     Orders,
     Page,
     Patience,
-    RateState,
     Receipt,
     Reconciled,
     Stop,
@@ -53,8 +40,10 @@ from shared.store.protocol import (
     UsageRow,
     WorkerInfo,
 )
+from shared.store.redis_batches import RedisBatches
 from shared.store.retention import Retention
 from shared.store.scripts import Scripts, guarded
+from shared.store.submissions import common_arguments, hints_of, job_arguments, rate_state, refusal
 
 EPOCH = date(1970, 1, 1)
 LISTEN_S = 0.5
@@ -64,7 +53,7 @@ SCAN_LIMIT = 2_000
 """Records that one page of a list may look at: bounds the time that a rare filter holds the server."""
 
 
-class RedisStore:
+class RedisStore(RedisBatches):
     """The real ``JobStore``. Thread-safe."""
 
     def __init__(
@@ -82,50 +71,24 @@ class RedisStore:
         return _receipt(submission, answer)
 
     def _submit_arguments(self, submission: Submission) -> dict[str, Any]:
-        return records.without_none(
-            {
-                "tenant": submission.tenant,
-                "key_id": submission.key_id,
-                "key_digest": submission.key_digest,
-                "request_id": submission.request_id,
-                "batch_id": submission.batch_id,
-                "batch_ttl_ms": submission.batch_ttl_s * 1000,
-                "tomb_ms": self._retention.tombstone_ttl_s * 1000,
-                "max_queued": submission.max_queued,
-                "max_waiting": submission.max_waiting,
-                "tokens_per_day": submission.tokens_per_day,
-                "weight": submission.weight if submission.weight != 1 else None,
-                "chosen": submission.chosen_id or None,
-                "rate": asdict(submission.rate_limit) if submission.rate_limit else None,
-                "idem": _idempotency_arguments(submission.idempotency) if submission.idempotency else None,
-                "jobs": [self._job_arguments(new) for new in submission.jobs],
-            }
-        )
-
-    def _job_arguments(self, new: NewJob) -> dict[str, Any]:
-        ttl_s = new.spec.result_ttl_s or self._retention.result_ttl_s
-        return records.without_none(
-            {
-                "id": new.id,
-                "spec": new.spec.to_json(),
-                "fp": new.spec.fingerprint(),
-                "mode": new.spec.mode,
-                "model": new.spec.model,
-                "user_id": new.spec.user_id,
-                "custom_id": new.custom_id,
-                "rank": PRIORITY_RANK[new.spec.priority],
-                "cost": expected_cost(new.spec),
-                "ttl_ms": ttl_s * 1000,
-                "queue_ms": new.spec.queue_timeout_s and new.spec.queue_timeout_s * 1000,
-                "run_ms": new.spec.execution_timeout_s and new.spec.execution_timeout_s * 1000,
-            }
-        )
+        jobs = [job_arguments(new, self._retention) | {"spec": new.spec.to_json()} for new in submission.jobs]
+        more = {"chosen": submission.chosen_id or None, "jobs": jobs}
+        return records.without_none(common_arguments(submission, self._retention) | more)
 
     def complete_idempotent(self, scope: str, response: str) -> None:
         self._scripts.run("complete", scope, response)
 
     def get(self, ref: JobRef) -> Job:
         return _one(ref, self._scripts.run("get", ref.tenant, ref.id))
+
+    def log(self, ref: JobRef, after: int, most: int) -> JobLog:
+        answer = self._scripts.run("log", ref.tenant, ref.id, after, most)
+        job = _one(ref, answer[:4])
+        start, last, entries = answer[4:]
+        return JobLog(job, int(start), int(last), records.events(entries))
+
+    def latest(self, refs: Sequence[JobRef]) -> list[int]:
+        return [int(number) for number in self._scripts.run("latest", *map(str, refs))]
 
     def list_jobs(self, tenant: str, where: JobFilter, cursor: str | None, limit: int) -> Page[Job]:
         arguments = records.without_none(
@@ -146,19 +109,11 @@ class RedisStore:
 
     def retry(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
         answer = self._scripts.run("retry", ref.tenant, ref.id)
-        return _one(ref, answer[:4]), _hints(answer[4])
+        return _one(ref, answer[:4]), hints_of(answer[4])
 
     def delete(self, ref: JobRef) -> None:
         if not self._scripts.run("delete", ref.tenant, ref.id):
             raise NotFoundError("No such job.")
-
-    def get_batch(self, tenant: str, batch_id: str) -> Batch:
-        answer = self._scripts.run("batch", tenant, batch_id)
-        if answer is None:
-            raise NotFoundError("No such batch.")
-        created_at, size, *rows = answer
-        jobs = tuple(records.job(tenant, job_id, flat, place, turns) for job_id, flat, place, turns in rows)
-        return Batch(batch_id, tenant, int(created_at), int(size), jobs)
 
     def history(self, tenant: str, user_id: str) -> tuple[Turn, ...]:
         entries = guarded(lambda: self._client.lrange(f"{self._prefix}history:{tenant}:{user_id}", 0, -1))
@@ -170,13 +125,20 @@ class RedisStore:
     # --- the worker's side
 
     def claim(self, ref: JobRef, worker: str, token: str) -> Claim | None:
-        answer = self._scripts.run("claim", ref.tenant, ref.id, worker, token)
+        answer = self._scripts.run("claim", ref.tenant, ref.id, worker, token, self._retention.events_ttl_s * 1000)
         if answer is None:
             return None
         flat, turns = answer
         return Claim(records.job(ref.tenant, ref.id, flat), records.turns(turns))
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
+        jobs = [[one.ref.tenant, one.ref.id, one.attempt, one.since, one.entries] for one in said]
+        arguments = {"worker": worker, "most": self._retention.events_max, "jobs": jobs}
+        return [int(count) for count in self._scripts.run("progress", records.dumps(arguments))]
+
+    def finish(
+        self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None
+    ) -> tuple[Finished, tuple[Hint, ...]]:
         cacheable = outcome.cache_key and outcome.status is JobStatus.SUCCEEDED and self._retention.cache_ttl_s
         arguments = records.without_none(
             {
@@ -195,14 +157,17 @@ class RedisStore:
                 "completion_tokens": 0 if outcome.cached else outcome.usage.completion_tokens,
                 "max_turns": self._retention.history_max_turns,
                 "history_ttl_ms": self._retention.history_ttl_s * 1000,
+                "said": said.entries if said else None,
+                "since": said.since if said else None,
+                "most": self._retention.events_max,
             }
         )
         verdict, *hints = self._scripts.run("finish", records.dumps(arguments))
-        return Finished(verdict), _hints(hints[0] if hints else [])
+        return Finished(verdict), hints_of(hints[0] if hints else [])
 
     def release(self, ref: JobRef, worker: str, attempt: int) -> tuple[Hint, ...] | None:
         owned, *hints = self._scripts.run("release", ref.tenant, ref.id, worker, attempt)
-        return _hints(hints[0]) if owned else None
+        return hints_of(hints[0]) if owned else None
 
     def cached(self, tenant: str, cache_key: str) -> tuple[tuple[Choice, ...], Usage] | None:
         text = guarded(lambda: self._client.get(f"{self._prefix}cache:{tenant}:{cache_key}"))
@@ -236,7 +201,7 @@ class RedisStore:
                     stop(JobRef.parse(message["data"]))
 
     def depart(self, worker: str) -> tuple[Hint, ...]:
-        return _hints(self._scripts.run("depart", worker))
+        return hints_of(self._scripts.run("depart", worker))
 
     def reconcile(self, patience: Patience) -> Reconciled:
         hints, again, reaped = self._scripts.run(
@@ -247,13 +212,13 @@ class RedisStore:
             patience.most_crashes,
             int(patience.pause_s * 1000),
         )
-        return Reconciled((*_hints(again, again=True), *_hints(hints)), tuple(reaped))
+        return Reconciled((*hints_of(again, again=True), *hints_of(hints)), tuple(reaped))
 
     def pause(self, model: str) -> None:
         self._scripts.run("queue", "pause", model, 0)
 
     def resume(self, model: str) -> tuple[Hint, ...]:
-        return _hints(self._scripts.run("queue", "resume", model, 0)[1])
+        return hints_of(self._scripts.run("queue", "resume", model, 0)[1])
 
     def purge(self, model: str) -> int:
         total = 0
@@ -274,7 +239,7 @@ class RedisStore:
 
     def requeue(self, ref: JobRef) -> tuple[Job, tuple[Hint, ...]]:
         answer = self._scripts.run("retry", ref.tenant, ref.id, "dead")
-        return _one(ref, answer[:4]), _hints(answer[4])
+        return _one(ref, answer[:4]), hints_of(answer[4])
 
     def usage(self, tenant: str, first: date, last: date) -> tuple[UsageRow, ...]:
         days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
@@ -295,7 +260,7 @@ class RedisStore:
     # --- everybody's
 
     def fleet(self) -> Fleet:
-        workers, models, lengths, paused, running, off = self._scripts.run("fleet")
+        workers, models, lengths, paused, running, off, couriers = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
             models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
@@ -303,6 +268,7 @@ class RedisStore:
             paused=frozenset(paused),
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},
             eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
+            couriers=int(couriers),
         )
 
     def figures(self, tenants: Sequence[str] = ()) -> Figures:
@@ -310,15 +276,6 @@ class RedisStore:
 
     def ping(self) -> None:
         guarded(self._client.ping)
-
-
-def _idempotency_arguments(idempotency: Idempotency) -> dict[str, Any]:
-    return {
-        "scope": idempotency.scope,
-        "fp": idempotency.fingerprint,
-        "ttl_ms": idempotency.ttl_s * 1000,
-        "in_progress_ms": idempotency.in_progress_s * 1000,
-    }
 
 
 def _one(ref: JobRef, answer: list[Any]) -> Job:
@@ -344,58 +301,16 @@ def _receipt(submission: Submission, answer: list[Any]) -> Receipt:
             return _parse_receipt(
                 text,
                 created=bool(created),
-                rate=_rate(window, int(remaining), int(reset_s)),
-                tokens=_rate(submission.tokens_per_day, int(tokens_left), int(tokens_reset_s)),
-                hints=_hints(hints),
+                rate=rate_state(window, int(remaining), int(reset_s)),
+                tokens=rate_state(submission.tokens_per_day, int(tokens_left), int(tokens_reset_s)),
+                hints=hints_of(hints),
             )
         case ["ok", text, created]:
             return _parse_receipt(text, created=bool(created))
         case ["replayed", text, *response]:
             return _parse_receipt(text, created=False, replayed=True, response=response[0] if response else None)
         case _:
-            raise _refusal(submission, answer)
-
-
-_REFUSALS: Mapping[str, Callable[[], SmartTextGenError]] = MappingProxyType(
-    {
-        "revoked": AuthenticationError,
-        "idempotency_key_reused": IdempotencyKeyReusedError,
-        "idempotency_in_progress": IdempotencyInProgressError,
-        "job_exists": JobExistsError,
-        "gone": partial(GoneError, "This job's retention is over."),
-        "queue_full": QueueFullError,
-    }
-)
-
-
-def _refusal(submission: Submission, answer: list[Any]) -> SmartTextGenError:
-    """The error that the submit script answered with."""
-    match answer:
-        case ["rate_limited", remaining, reset_s]:
-            return records.rate_limited(submission, remaining=int(remaining), reset_s=int(reset_s))
-        case ["tokens_limited", _, reset_s]:
-            message = f"This key's {submission.tokens_per_day} tokens of today are used up."
-            return RateLimitedError(message, retry_after_s=int(reset_s))
-        case ["queue_limit", *_]:
-            return QueueLimitError(f"This key may have {submission.max_queued} jobs waiting.", retry_after_s=5)
-        case [name] if name in _REFUSALS:
-            return _REFUSALS[name]()
-        case _:
-            raise AssertionError(f"unknown answer of submit.lua: {answer[0]}")
-
-
-def _rate(limit: int | None, remaining: int, reset_s: int) -> RateState | None:
-    return None if limit is None or remaining < 0 else RateState(limit, remaining, reset_s)
-
-
-def _hints(rows: list[Any], *, again: bool = False) -> tuple[Hint, ...]:
-    return tuple(Hint(JobRef.parse(name), model, again) for name, model in rows)
-
-
-def expected_cost(spec: JobSpec) -> int:
-    """What a job is charged until its real tokens are known: prompt tokens once, at four bytes a token, and output tokens
-    twice (the weights of the VTC paper, section 4.1)."""
-    return len(spec.prompt.encode()) // 4 + 1 + 2 * spec.max_length * spec.n
+            raise refusal(submission, answer)
 
 
 def _parse_receipt(text: str, **more: Any) -> Receipt:
@@ -405,6 +320,5 @@ def _parse_receipt(text: str, **more: Any) -> Receipt:
         positions=tuple(int(position) for position in data["positions"]),
         etas_ms=tuple(int(eta) for eta in data["etas"]),
         created_at=int(data["created_at"]),
-        batch_id=data.get("batch_id"),
         **more,
     )

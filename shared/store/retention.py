@@ -10,7 +10,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Seconds, and turns. A ``cache_ttl_s`` of 0 turns the result cache off, ``history_max_turns`` of 0 history."""
+    """Seconds, turns, and events of a log. A ``cache_ttl_s`` of 0 turns the result cache off, ``history_max_turns`` of 0 history."""
 
     result_ttl_s: int = 86_400
     tombstone_ttl_s: int = 7 * 86_400
@@ -18,6 +18,8 @@ class Retention:
     history_max_turns: int = 50
     history_ttl_s: int = 30 * 86_400
     worker_lease_s: float = 4.0
+    events_ttl_s: int = 900
+    events_max: int = 10_000
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -28,4 +30,6 @@ class Retention:
             history_max_turns=settings.history_max_turns,
             history_ttl_s=settings.history_ttl_s,
             worker_lease_s=settings.worker_lease_s,
+            events_ttl_s=settings.events_ttl_s,
+            events_max=settings.events_max,
         )

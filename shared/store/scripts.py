@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -11,19 +12,36 @@ import redis
 from shared.errors import StoreUnavailableError
 
 OPERATIONS = (
-    "submit", "complete", "get", "list", "cancel", "delete", "batch", "forget",
-    "claim", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "drain",
-    "figures",
+    "submit", "complete", "get", "list", "cancel", "delete", "forget",
+    "batch_admit", "batch_step", "batch", "batch_list", "batch_results", "batch_cancel", "batch_delete",
+    "claim", "progress", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "drain", "log", "latest", "figures",
 )  # fmt: skip
-LIBRARY = ("prelude", "events", "outbox", "batches", "scheduler", "ending", "requeue", "fleet_slots")
+LIBRARY = (
+    "prelude", "events", "outbox", "batches", "scheduler", "admission", "ending", "stopping", "requeue", "batch_steps",
+    "fleet_slots",
+)  # fmt: skip
 """Functions that the operations share, in the order in which they build on each other."""
 
 
-def source(operation: str, *, flags: bool = True) -> str:
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where operations lie: ``lua/`` of a package, each in a file of its own. ``library``: functions that they share, on top
+    of the store's own."""
+
+    package: str
+    operations: Sequence[str]
+    library: Sequence[str] = ()
+
+
+STORE = Shelf("shared.store", OPERATIONS)
+
+
+def source(operation: str, shelf: Shelf = STORE, *, flags: bool = True) -> str:
     """The whole text of an operation's script. A ``#!lua`` line has to stay the first one; without ``flags`` it is left
     out, for servers before Redis 7."""
-    folder = resources.files("shared.store") / "lua"
-    library = "\n".join((folder / f"{part}.lua").read_text() for part in LIBRARY)
+    store, folder = resources.files(STORE.package) / "lua", resources.files(shelf.package) / "lua"
+    parts = [*(store / f"{part}.lua" for part in LIBRARY), *(folder / f"{part}.lua" for part in shelf.library)]
+    library = "\n".join(part.read_text() for part in parts)
     body = (folder / f"{operation}.lua").read_text()
     if body.startswith("#!"):
         shebang, body = body.split("\n", 1)
@@ -34,9 +52,9 @@ def source(operation: str, *, flags: bool = True) -> str:
 class Scripts:
     """The operations as callables of ``(*ARGV)`` on one server, under one key prefix."""
 
-    def __init__(self, client: redis.Redis, prefix: str, *, flags: bool = True) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, shelf: Shelf = STORE, *, flags: bool = True) -> None:
         self._prefix = prefix
-        self._scripts = {name: client.register_script(source(name, flags=flags)) for name in OPERATIONS}
+        self._scripts = {name: client.register_script(source(name, shelf, flags=flags)) for name in shelf.operations}
 
     def run(self, operation: str, *args: str | int) -> Any:
         """The script's answer. Raises: StoreUnavailableError."""

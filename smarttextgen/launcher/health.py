@@ -27,11 +27,21 @@ class Probes:
 
     def ready_workers(self, api_url: str) -> int:
         """How many ready workers the API's /health counts."""
+        return count_workers(self._health(api_url))
+
+    def couriers(self, api_url: str) -> int:
+        """How many couriers the API's /health counts."""
+        health = self._health(api_url)
+        found = health.get("couriers") if isinstance(health, dict) else 0
+        return found if isinstance(found, int) else 0
+
+    def _health(self, api_url: str) -> Any:
+        """Its body; None where it has none."""
         try:
             answer = self._http.get(f"{api_url}/health")
-            return count_workers(answer.json()) if answer.status_code == httpx.codes.OK else 0
+            return answer.json() if answer.status_code == httpx.codes.OK else None
         except (httpx.HTTPError, ValueError):
-            return 0
+            return None
 
     def accepts_key(self, url: str, key: str) -> bool | None:
         """Whether a route takes this key; None when it does not answer so that one could tell."""

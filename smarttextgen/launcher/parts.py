@@ -14,12 +14,14 @@ class Kind(enum.StrEnum):
 
     REDIS = "redis"
     WORKER = "worker"
+    COURIER = "courier"
     API = "api"
     FLOWER = "flower"
 
 
-# The order of the end: nothing new comes in, workers hand back or finish what they have, the store is saved last.
-STOP_RANK: Mapping[Kind, int] = {Kind.API: 0, Kind.WORKER: 1, Kind.FLOWER: 2, Kind.REDIS: 3}
+# The order of the end: nothing new comes in, workers hand back or finish what they have, the courier tells of it,
+# the store is saved last.
+STOP_RANK: Mapping[Kind, int] = {Kind.API: 0, Kind.WORKER: 1, Kind.COURIER: 2, Kind.FLOWER: 3, Kind.REDIS: 4}
 
 
 class PartState(enum.StrEnum):

@@ -24,6 +24,7 @@ class Programs:
 
     api: tuple[str, ...] = module("api")
     worker: tuple[str, ...] = module("worker")
+    courier: tuple[str, ...] = module("worker.courier")
     flower: tuple[str, ...] = (*module("celery"), "--quiet", "--config", FLOWER_CONFIG, "flower")
     keys: tuple[str, ...] = module("shared.keys")
     redis: tuple[str, ...] | None = None

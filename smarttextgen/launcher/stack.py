@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import socket
@@ -19,6 +20,8 @@ from smarttextgen.launcher.redis_server import RedisAddress
 
 ACTIVATION = str(Path(__file__).with_name("socket_activation.py"))
 FLOWER_USER = "flower"
+LOOPBACK = "127.0.0.0/8,::1,localhost"
+COURIER_LINGERS_S = 6.0  # a little over the time that one which is gone still counts
 API_GRACE_S = 35.0  # a little over gunicorn's own, which ends requests that are under way
 
 
@@ -75,7 +78,7 @@ class Stack:
         """The parts, in the order in which people read them."""
         workers = tuple(self._worker(number) for number in range(1, self._options.workers + 1))
         redis = () if self._options.redis_url else (self._redis(),)
-        return (*redis, *workers, self._api(), self._flower())
+        return (*redis, *workers, self._courier(), self._api(), self._flower())
 
     def environment(self) -> Mapping[str, str]:
         """What every process of ours gets on top of the launcher's own environment."""
@@ -118,6 +121,16 @@ class Stack:
             lingers_s=_seconds("WORKER_LEASE_S", 4.0) + 1.0,
         )
 
+    def _courier(self) -> PartSpec:
+        return PartSpec(
+            "courier",
+            Kind.COURIER,
+            lambda: self._python(self._options.programs.courier, {}),
+            lambda: self.probes.couriers(self.url) > 0,
+            needs=(Kind.REDIS,),
+            lingers_s=COURIER_LINGERS_S,
+        )
+
     def _api(self) -> PartSpec:
         def command() -> Command:
             descriptor = self._listener.fileno()
@@ -146,7 +159,20 @@ class Stack:
     def _python(self, argv: tuple[str, ...], env: Mapping[str, str], pass_fds: tuple[int, ...] = ()) -> Command:
         """A program of ours with its settings; API and workers must agree on all of them (/health names the model)."""
         settings = model_environment(self._options.engine, self._options.model)
-        return Command(argv, {**self.environment(), **settings, **env}, pass_fds, PACKAGE_ROOT)
+        return Command(argv, {**self.environment(), **settings, **self._webhooks(), **env}, pass_fds, PACKAGE_ROOT)
+
+    def _webhooks(self) -> Mapping[str, str]:
+        """Where only this machine reaches the API, its webhooks may call this machine, so that they can be tried on it."""
+        if "WEBHOOK_ALLOWLIST" in os.environ or not _is_loopback(self.api_host):
+            return {}
+        return {"WEBHOOK_ALLOWLIST": LOOPBACK}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _seconds(variable: str, default: float) -> float:

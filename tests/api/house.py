@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fakeredis import FakeAsyncRedis
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api.app import create_app
+from api.app import create_app, hub_of
 from api.documents import DocumentedApp
 from api.fleet import FleetView
 from api.hints import RecordedHints
@@ -17,9 +18,13 @@ from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Usage
 from shared.keys import NewKey, RedisKeyStore
 from shared.modes import load_modes
 from shared.settings import Settings, load_settings
+from shared.store.batches import BatchReceipt, NewBatch
+from shared.store.events import Said
 from shared.store.memory import MemoryStore
 from shared.store.protocol import Finished, Hint, ModelInfo, Receipt, Submission, WorkerInfo
 from shared.store.retention import Retention
+from shared.webhooks.memory import MemoryWebhookStore
+from shared.webhooks.redis import Limits
 
 
 class WatchedStore(MemoryStore):
@@ -36,9 +41,20 @@ class WatchedStore(MemoryStore):
             self.submitted += [(JobRef(submission.tenant, job.id), job.spec) for job in submission.jobs]
         return receipt
 
-    def finish(self, ref: JobRef, worker: str, attempt: int, outcome: Outcome) -> tuple[Finished, tuple[Hint, ...]]:
-        answer = super().finish(ref, worker, attempt, outcome)
+    def submit_batch(self, submission: Submission, batch: NewBatch) -> BatchReceipt:
+        receipt = super().submit_batch(submission, batch)
+        if receipt.created:
+            self.submitted += [(JobRef(submission.tenant, job.id), job.spec) for job in submission.jobs]
+        return receipt
+
+    def finish(
+        self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None
+    ) -> tuple[Finished, tuple[Hint, ...]]:
+        batch_id = self.get(ref).batch_id
+        answer = super().finish(ref, worker, attempt, outcome, said)
         self._room.tell(ref)
+        if batch_id and self.get_batch(ref.tenant, batch_id).done:
+            self._room.tell(JobRef(ref.tenant, batch_id))
         return answer
 
     def cancel(self, ref: JobRef) -> Job:
@@ -62,6 +78,7 @@ class House:
     hints: RecordedHints
     room: WaitingRoom
     fleet: FleetView
+    webhooks: MemoryWebhookStore
     shop: str
     rival: str
     admin: str
@@ -119,14 +136,26 @@ def build(**overrides: Any) -> House:
     keys = RedisKeyStore(store.client, store.prefix)
     fleet = FleetView(store, settings.public_model_name)
     hints = RecordedHints()
+    webhooks = MemoryWebhookStore(store, Limits.of(settings))
     modes = load_modes(settings.modes_file)
-    app = create_app(settings, store=store, key_store=keys, hints=hints, modes=modes, room=room, fleet=fleet)
+    hub = hub_of(settings, store, lambda: FakeAsyncRedis(server=store.server, decode_responses=True), store.prefix)
+    app = create_app(
+        settings,
+        store=store,
+        key_store=keys,
+        hints=hints,
+        modes=modes,
+        room=room,
+        fleet=fleet,
+        webhooks=webhooks,
+        hub=hub,
+    )
     secrets = {
         "shop": keys.create(NewKey("shop"))[1],
         "rival": keys.create(NewKey("rival"))[1],
         "admin": keys.create(NewKey("ops", scopes=frozenset({"admin"})))[1],
     }
-    return House(app, settings, store, keys, hints, room, fleet, **secrets)
+    return House(app, settings, store, keys, hints, room, fleet, webhooks, **secrets)
 
 
 def error_of(response: TestResponse) -> dict[str, Any]:

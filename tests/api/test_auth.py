@@ -18,7 +18,8 @@ PROTECTED = [
     ("POST", "/api/admin/keys/a/rotate"), ("POST", "/api/jobs/a/retry"), ("GET", "/api/usage"),
     ("GET", "/api/admin/queues"), ("POST", "/api/admin/queues/a/pause"), ("POST", "/api/admin/queues/a/resume"),
     ("POST", "/api/admin/queues/a/purge"), ("GET", "/api/admin/workers"), ("GET", "/api/admin/dead_letters"),
-    ("POST", "/api/admin/dead_letters/a/a/requeue"),
+    ("POST", "/api/admin/dead_letters/a/a/requeue"), ("GET", "/api/batches"), ("GET", "/api/batches/a/results"),
+    ("POST", "/api/batches/a/cancel"), ("DELETE", "/api/batches/a"),
 ]  # fmt: skip
 
 

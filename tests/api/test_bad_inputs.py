@@ -42,7 +42,10 @@ FIELDS: list[tuple[str, Any]] = [
     ("cache", "yes"), ("cache", 1), ("cache", None),
     ("metadata", []), ("metadata", None), ("metadata", "a"), ("metadata", {f"k{i}": "v" for i in range(17)}),
     # not there yet, and so refused and not ignored
-    ("webhook", "https://example.com"), ("webhook_events_filter", []), ("stream", False), ("max_tokens", 5),
+    ("webhook", ""), ("webhook", 5), ("webhook", "example.com"), ("webhook", "http://example.com/"), ("webhook", "https://127.0.0.1/"),
+    ("webhook", "https://0x7f.1/"), ("webhook", "https://[::ffff:10.0.0.1]/"), ("webhook", "https://u:p@example.com/"),
+    ("webhook", "https://redis:6379/"), ("webhook", "https://example.com:22/"), ("webhook", "https://example.com/" + "x" * 2048),
+    ("webhook_events_filter", []), ("webhook_events_filter", "job.failed"), ("webhook_events_filter", None), ("stream", False), ("max_tokens", 5),
 ]  # fmt: skip
 
 # fields inside others: (field, value, the path that must be named)
@@ -101,8 +104,9 @@ def test_a_wrong_field_in_a_batch_is_named(house: House, field: str, value: Any)
         ({"prompts": ["a", ""]}, "prompts.1"),
         ({"prompts": ["a", "b\0"]}, "prompts.1"),
         ({"prompts": ["a", 5]}, "prompts.1"),
-        ({"prompts": ["a"] * 501}, "prompts"),
-        ({"requests": [{"prompt": "a"}] * 501}, "requests"),
+        ({"prompts": ["a"] * 10_001}, "prompts"),
+        ({"requests": [{"prompt": "a"}] * 10_001}, "requests"),
+        ({"requests": [{"prompt": "a", "custom_id": c} for c in "abcb"]}, "requests.3.custom_id"),
         ({"requests": ["a"]}, "requests.0"),
         ({"requests": [{}]}, "requests.0.prompt"),
         ({"requests": [{"prompt": "a", "custom_id": ""}]}, "requests.0.custom_id"),

@@ -9,7 +9,7 @@ from shared.store.protocol import Fleet
 from tests.api.house import House, build, error_of
 
 
-def _away(*_args: object) -> None:
+def _away(*_args: object, **_more: object) -> None:
     raise StoreUnavailableError("Redis does not answer.")
 
 
@@ -18,7 +18,7 @@ def test_without_a_worker_it_is_degraded(house: House) -> None:
     body = house.call("GET", "/health", key=None).json
     assert body == {
         "status": "degraded", "model": "demo", "model_status": "unavailable", "redis_status": "connected",
-        "cache_status": "enabled", "api_key_status": "required", "environment": "development", "workers": 0,
+        "cache_status": "enabled", "api_key_status": "required", "environment": "development", "workers": 0, "couriers": 0,
         "queue_length": 1,
     }  # fmt: skip
 
@@ -68,7 +68,10 @@ def test_what_is_configured_is_shown() -> None:
 
 
 def test_a_store_that_is_away_is_a_503_everywhere(house: House) -> None:
-    for name in ("submit", "get", "list_jobs", "cancel", "delete", "get_batch", "history", "delete_history"):
+    for name in (
+        "submit", "get", "list_jobs", "cancel", "delete", "submit_batch", "get_batch", "list_batches", "batch_results",
+        "cancel_batch", "delete_batch", "history", "delete_history",
+    ):  # fmt: skip
         setattr(house.store, name, _away)
     house.keys.list_keys = _away  # type: ignore[method-assign,assignment]
     for method, path, body, key in (
@@ -76,6 +79,8 @@ def test_a_store_that_is_away_is_a_503_everywhere(house: House) -> None:
         ("PUT", "/api/jobs/a", {"prompt": "a"}, "shop"), ("GET", "/api/jobs/a", None, "shop"),
         ("GET", "/api/jobs", None, "shop"), ("POST", "/api/jobs/a/cancel", None, "shop"),
         ("DELETE", "/api/jobs/a", None, "shop"), ("GET", "/api/batches/a", None, "shop"),
+        ("GET", "/api/batches", None, "shop"), ("GET", "/api/batches/a/results", None, "shop"),
+        ("POST", "/api/batches/a/cancel", None, "shop"), ("DELETE", "/api/batches/a", None, "shop"),
         ("GET", "/api/history/a", None, "shop"), ("DELETE", "/api/history/a", None, "shop"),
         ("GET", "/api/admin/keys", None, "admin"),
     ):  # fmt: skip

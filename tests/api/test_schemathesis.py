@@ -20,8 +20,13 @@ from tests.api.live import LiveApi
 WARNINGS = "missing_auth,validation_mismatch,missing_deserializer,unused_openapi_auth,method_not_allowed"
 """Not missing_test_data: nobody gets a dead letter through the API."""
 
-# Waits would only make it slow: they have tests of their own. Limits are set so that they are never met.
-OPTIONS = {"max_wait_s": 0, "default_requests_per_minute": 1_000_000, "default_max_queued": 1_000_000}
+# Waits and streams would only make it slow: they have tests of their own. Limits are set so that they are never met.
+OPTIONS = {
+    "max_wait_s": 0,
+    "stream_max_s": 0.2,
+    "default_requests_per_minute": 1_000_000,
+    "default_max_queued": 1_000_000,
+}
 
 
 def _schema():

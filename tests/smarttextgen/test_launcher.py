@@ -105,7 +105,9 @@ def launch(tmp_path: Path) -> Iterator[Any]:
 def test_a_stack_comes_up_and_ctrl_c_stops_all_of_it_in_order(launch: Any) -> None:
     stack = launch(workers=2)
     ready = stack.wait_until_ready()
-    assert {kind: len(pids) for kind, pids in ready["pids"].items()} == {"redis": 1, "worker": 2, "api": 1, "flower": 1}
+    assert {kind: len(pids) for kind, pids in ready["pids"].items()} == {
+        "redis": 1, "worker": 2, "courier": 1, "api": 1, "flower": 1,
+    }  # fmt: skip
     assert all(psutil.pid_exists(pid) for pids in ready["pids"].values() for pid in pids)
     request = urllib.request.Request(f"{ready['url']}/api/jobs", headers={"X-API-Key": ready["api_key"]})
     assert urllib.request.urlopen(request).status == 200
@@ -113,7 +115,11 @@ def test_a_stack_comes_up_and_ctrl_c_stops_all_of_it_in_order(launch: Any) -> No
     stack.process.send_signal(signal.SIGINT)
     assert stack.ends() == 0
     stopped = [event["part"] for event in stack.events if event.get("state") == "stopped"]
-    assert (stopped[0], set(stopped[1:3]), stopped[3:]) == ("api", {"worker-1", "worker-2"}, ["flower", "redis"])
+    assert (stopped[0], set(stopped[1:3]), stopped[3:]) == (
+        "api",
+        {"worker-1", "worker-2"},
+        ["courier", "flower", "redis"],
+    )
     assert stack.processes_left() == []
     assert not stack.ready_file.exists()
     assert (stack.folder / "stand_ins" / "order").read_text() == "worker\nworker\n"
@@ -182,7 +188,7 @@ def test_stopped_while_it_starts(launch: Any) -> None:
 def test_kill_9_of_the_launcher_leaves_nothing_behind(launch: Any) -> None:
     stack = launch()
     stack.wait_until_ready()
-    assert len(stack.started) == 6  # redis, worker, its child, api, flower, guard
+    assert len(stack.started) == 7  # redis, worker, its child, courier, api, flower, guard
     stack.process.kill()
     stack.ends()
     assert eventually(lambda: not stack.processes_left(), 20), stack.processes_left()
@@ -204,7 +210,7 @@ def test_kill_9_of_the_guard_and_then_of_the_launcher(launch: Any) -> None:
     assert eventually(lambda: not stack.processes_left(), 20), stack.processes_left()
 
 
-@pytest.mark.parametrize("kind", ["redis", "worker", "api", "flower"])
+@pytest.mark.parametrize("kind", ["redis", "worker", "courier", "api", "flower"])
 def test_a_part_that_was_killed_is_reported_and_started_again(launch: Any, kind: str) -> None:
     stack = launch()
     first = stack.wait_until_ready()
@@ -226,6 +232,26 @@ def test_clients_of_an_api_that_restarts_wait_instead_of_being_refused(launch: A
     os.kill(ready["pids"]["api"][0], signal.SIGKILL)
     psutil.wait_procs([psutil.Process(ready["pids"]["api"][0])], 1)
     assert urllib.request.urlopen(f"{ready['url']}/health", timeout=20).status == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "127.0.0.0/8,::1,localhost"),
+        ({"WEBHOOK_ALLOWLIST": "10.0.0.0/8"}, "10.0.0.0/8"),
+        ({"API_HOST": "0.0.0.0"}, ""),
+    ],
+    ids=["own", "given", "open_to_others"],
+)
+def test_webhooks_may_call_this_machine_where_only_it_reaches_the_api(
+    launch: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str
+) -> None:
+    monkeypatch.delenv("WEBHOOK_ALLOWLIST", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    stack = launch()
+    stack.wait_until_ready()
+    assert (stack.folder / "stand_ins" / "allowlist").read_text() == expected
 
 
 def test_crashes_once(launch: Any) -> None:

@@ -26,10 +26,12 @@ def convict(drive: Driver, *refs: JobRef) -> None:
     drive.store.beat(worker("w1"), ())
     for ref in refs:
         assert drive.store.claim(ref, "w1", f"{ref}") is not None
-    for _ in range(4):  # often enough to be no outage
+    for _ in range(40):  # often enough to be no outage, but on a busy machine one looks like it
+        time.sleep(LEASE_S / 4)
         drive.store.reconcile(Patience(most_crashes=1, pause_s=0))
-        time.sleep(LEASE_S / 3)
-    drive.store.reconcile(Patience(most_crashes=1, pause_s=0))
+        if all(drive.store.get(ref).status is JobStatus.FAILED for ref in refs):
+            return
+    raise AssertionError("not convicted")
 
 
 class TestDrain:

@@ -7,7 +7,7 @@ import pytest
 from shared.errors import JobNotRetryableError, NotFoundError, QueueFullError, RateLimitedError
 from shared.job import Choice, JobRef, JobStatus, Outcome, Priority, Usage
 from shared.store.protocol import Hint, JobFilter, Patience
-from shared.store.redis import expected_cost
+from shared.store.submissions import expected_cost
 from tests.store.conftest import ACCEPTED, Driver, success, worker
 
 

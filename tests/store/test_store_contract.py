@@ -344,11 +344,6 @@ class TestTenants:
         assert drive.store.cached("shop", "k") == ((Choice(0, "world", "stop"),), Usage(3, 2))
         assert drive.store.cached("rival", "k") is None
 
-    def test_batches_do_not_cross_tenants(self, drive: Driver):
-        drive.submit("a", batch_id="b1")
-        with pytest.raises(NotFoundError):
-            drive.store.get_batch("rival", "b1")
-
 
 class TestHistoryAndCache:
     def test_a_conversation_grows_by_what_succeeded_and_keeps_the_newest(self, drive: Driver):
@@ -429,18 +424,6 @@ class TestLists:
     def test_a_cursor_that_we_did_not_make_is_refused(self, drive: Driver, cursor: str):
         with pytest.raises(InvalidCursorError):
             drive.store.list_jobs("shop", JobFilter(), cursor, 3)
-
-    def test_a_batch_shows_its_jobs_in_order(self, drive: Driver):
-        receipt = drive.submit("a", "b", "c", batch_id="b1")
-        drive.claim(JobRef("shop", receipt.ids[1]), "w1", "t")
-        drive.finish(JobRef("shop", receipt.ids[1]), "w1", 1, success())
-        batch = drive.store.get_batch("shop", "b1")
-        assert [job.spec.prompt for job in batch.jobs] == ["a", "b", "c"]
-        assert batch.jobs[0].queue_position == 1
-        counts = batch.counts()
-        assert (counts[JobStatus.QUEUED], counts[JobStatus.SUCCEEDED], batch.size) == (2, 1, 3)
-        drive.store.delete(JobRef("shop", receipt.ids[0]))
-        assert len(drive.store.get_batch("shop", "b1").jobs) == 2
 
 
 class TestFleet:

@@ -18,6 +18,7 @@ from tests.servers import Process, until
 from worker.engine.factory import EngineConfig, build_engine
 from worker.engine.protocol import Engine
 from worker.prompts import PromptBuilder
+from worker.publisher import Publisher
 from worker.runner import Runner
 
 _numbers = itertools.count(1)
@@ -57,7 +58,8 @@ def make_runner(store: JobStore, engine: Engine, sent: list[Hint] | None = None)
     """A runner of a worker that has a lease. ``sent`` gets the hints that it sends."""
     store.beat(WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4), ())
     keep = [].extend if sent is None else sent.extend
-    return Runner(store, engine, PromptBuilder(engine, load_modes()), "w1", keep, "demo")
+    publisher = Publisher(store, "w1", flush_s=0.04)  # not started: what was said goes along with the end
+    return Runner(store, engine, PromptBuilder(engine, load_modes()), "w1", keep, "demo", publisher)
 
 
 @pytest.fixture

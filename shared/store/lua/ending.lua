@@ -5,17 +5,20 @@ local function end_job(tenant, id, status, fields)
   local key = job_key(tenant, id)
   local member = member_of(tenant, id)
   local now = now_ms()
-  local job = redis.call('HMGET', key, 'model', 'owner', 'ttl_ms', 'tomb_ms', 'status')
+  local job = redis.call('HMGET', key, 'model', 'owner', 'ttl_ms', 'tomb_ms', 'status', 'batch_id')
   local ttl_ms, tomb_ms = tonumber(job[3]), tonumber(job[4])
-  redis.call('HSET', key, 'status', status, 'finished_at', now, 'expires_at', now + ttl_ms, unpack(fields))
+  redis.call('HSET', key, 'status', status, 'finished_at', now, unpack(fields))
   redis.call('HDEL', key, 'token', 'cancel')
-  redis.call('PEXPIRE', key, ttl_ms)
-  if tomb_ms > 0 then redis.call('SET', P .. 'tomb:' .. tenant .. ':' .. id, '', 'PX', ttl_ms + tomb_ms) end
+  if not batch_keeps(tenant, job[6]) then
+    redis.call('HSET', key, 'expires_at', now + ttl_ms)
+    redis.call('PEXPIRE', key, ttl_ms)
+    if tomb_ms > 0 then redis.call('SET', P .. 'tomb:' .. tenant .. ':' .. id, '', 'PX', ttl_ms + tomb_ms) end
+  end
   leave_worker(job[1], job[2], member)
   redis.call('HINCRBY', P .. 'stats', 'ended:' .. status, 1)
   events_ended(tenant, id, status)
-  batch_moved(tenant, id, job[5], status)
   outbox_job(tenant, id, 'job.' .. status)
+  batch_moved(tenant, id, job[5], status)
   redis.call('PUBLISH', P .. 'ended', member)
 end
 

@@ -1,9 +1,74 @@
--- Events: the log of a job that its streams are read from. Called by the operations wherever something happens to a job.
+-- Events: what the streams of a job are read from. Its log is a Redis stream whose ids are the events' numbers (N-0), with
+-- k the kind (started, restarted, or the index of a completion) and v the value (an attempt, or new text). Each event is
+-- published on the log's key too, as "N KIND VALUE".
+-- Neither the first event of a life (queued) nor its last one (the end) is in the log: readers make them up from the record.
+-- So a job that waits, or never ran, has no log. Of the log the record has:
+--   events     the last number given (none: 1)          told    outputs of this attempt that were logged
+--   log_start  the number of this life's queued event (none: 1)   log_ms  how long the log stays after the end
 
-local function events_claimed(tenant, id, attempt) end -- a worker has it: started, or restarted
+local function log_key(tenant, id) return P .. 'events:' .. tenant .. ':' .. id end
 
-local function events_ended(tenant, id, status) end -- the one terminal event of this life of the job
+-- entries: {{kind, value}…}, after number `last`. most: how many the log may hold (nil: not looked at). Returns the last number.
+local function log_entries(tenant, id, entries, last, most)
+  local log = log_key(tenant, id)
+  for _, entry in ipairs(entries) do
+    last = last + 1
+    if most then
+      redis.call('XADD', log, 'MAXLEN', most, last .. '-0', 'k', entry[1], 'v', entry[2])
+    else
+      redis.call('XADD', log, last .. '-0', 'k', entry[1], 'v', entry[2])
+    end
+    redis.call('PUBLISH', log, last .. ' ' .. entry[1] .. ' ' .. entry[2])
+  end
+  return last
+end
 
-local function events_retried(tenant, id) end -- an ended job waits again
+-- What an attempt said, since its entry number `since` (the first is 0): what is logged already is passed over, so that
+-- saying it again adds nothing. Returns how many entries of the attempt the log holds; fewer than `since` where Redis lost
+-- some of them, and then nothing is logged. job: events and told of the record.
+local function log_said(tenant, id, job, since, said, most)
+  local told = number(job[2], 0)
+  local fresh = {}
+  if told < since then return told end
+  for at = told - since + 1, #said do table.insert(fresh, said[at]) end
+  if #fresh == 0 then return told end
+  local last = log_entries(tenant, id, fresh, number(job[1], 1), most)
+  redis.call('HSET', job_key(tenant, id), 'events', last, 'told', told + #fresh)
+  return told + #fresh
+end
 
-local function events_deleted(tenant, id) end
+-- A worker has it. log_ms: how long the log is to be kept after the end.
+local function events_claimed(tenant, id, attempt, log_ms)
+  local key = job_key(tenant, id)
+  local last = number(redis.call('HGET', key, 'events'), 1)
+  last = log_entries(tenant, id, { { attempt == 1 and 'started' or 'restarted', attempt } }, last)
+  redis.call('HSET', key, 'events', last, 'told', 0, 'log_ms', log_ms)
+end
+
+-- The one terminal event of this life of the job. The log is not kept for longer than the record.
+local function events_ended(tenant, id, status)
+  local key, log = job_key(tenant, id), log_key(tenant, id)
+  local job = redis.call('HMGET', key, 'events', 'log_ms')
+  local last = number(job[1], 1) + 1
+  redis.call('HSET', key, 'events', last)
+  redis.call('HDEL', key, 'told', 'log_ms')
+  if job[2] then
+    local left = redis.call('PTTL', key) -- below zero where its batch keeps the record
+    redis.call('PEXPIRE', log, left < 0 and tonumber(job[2]) or math.min(tonumber(job[2]), left))
+  end
+  redis.call('PUBLISH', log, last .. ' ' .. status .. ' ')
+end
+
+-- An ended job waits again: its next life's events go on counting, and the older log is dropped.
+local function events_retried(tenant, id)
+  local key, log = job_key(tenant, id), log_key(tenant, id)
+  local start = number(redis.call('HGET', key, 'events'), 1) + 1
+  redis.call('HSET', key, 'events', start, 'log_start', start)
+  redis.call('DEL', log)
+  redis.call('PUBLISH', log, start .. ' queued ')
+end
+
+local function events_deleted(tenant, id)
+  redis.call('DEL', log_key(tenant, id))
+  redis.call('PUBLISH', log_key(tenant, id), '0 deleted ')
+end

@@ -4,12 +4,17 @@
 local a = cjson.decode(ARGV[1])
 local key = job_key(a.tenant, a.id)
 local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'started_at', 'model', 'user_id', 'mode', 'spec',
-  'key_id', 'cost', 'weight')
+  'key_id', 'cost', 'weight', 'events', 'told')
 if not job[1] or job[2] ~= a.worker or tonumber(job[3]) ~= a.attempt then return { 'fenced' } end
 if job[1] == a.status then return { 'accepted', {} } end
 if job[1] ~= 'running' then return { 'fenced' } end
 
 local now, model = now_ms(), job[5]
+-- What the attempt said and the log does not hold yet. A log that lost some of it is worth nothing any more.
+if a.said and log_said(a.tenant, a.id, { job[12], job[13] }, a.since, a.said, a.most) < a.since then
+  redis.call('DEL', log_key(a.tenant, a.id))
+end
+
 local fields = { 'result', a.result }
 if a.error then table.insert(fields, 'error'); table.insert(fields, a.error) end
 if a.cache_key then table.insert(fields, 'cache_key'); table.insert(fields, a.cache_key) end

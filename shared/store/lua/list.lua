@@ -22,12 +22,12 @@ while true do
   for i = 1, #chunk, 2 do
     local id, seq = chunk[i], chunk[i + 1]
     local key = job_key(a.tenant, id)
-    local job = redis.call('HMGET', key, 'status', 'mode', 'model', 'user_id', 'created_at', 'rank')
+    local job = redis.call('HMGET', key, 'status', 'mode', 'model', 'user_id', 'created_at', 'rank', 'batch_id')
     if not job[1] then
       redis.call('ZREM', index, id) -- its retention is over
     elseif fits(job) then
       if #found > a.limit then return found end -- one more exists: the page's last seq is where to go on
-      table.insert(found, { id, redis.call('HGETALL', key), place(a.tenant, id, job[3], tonumber(job[6])) })
+      table.insert(found, { id, record_of(a.tenant, id, job[7]), place(a.tenant, id, job[3], tonumber(job[6])) })
     end
     below, seen = '(' .. seq, seen + 1
     found[1] = tonumber(seq)

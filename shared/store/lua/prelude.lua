@@ -11,13 +11,26 @@
 --   deadlines       zset    time -> 'queue|MEMBER' or 'run|MEMBER'
 --   waiting         hash    key id -> jobs waiting            seq           counter
 --   attempts:T:ID   string  attempts of a deleted job that may still be spoken of
---   tomb:T:ID       string  an expired job answers 410        batch:T:ID    hash
+--   tomb:T:ID       string  an expired job answers 410        batch:T:ID    hash    see batches.lua
+--   batches:T       zset  seq -> batch id, for lists         batches_due   zset    when to look at it next -> T:ID
+--   batch_jobs:T:ID list  job ids, in the order of the request, of those that have a record
+--   batch_staged:T:ID     list  of those that have none yet: JSON without the spec, spec, JSON, spec…
+--   batch_ended:T:ID      zset  in which order they ended -> job id
+--   staged          hash    model -> jobs of batches that were let in and are in no line yet
+--   events:T:ID     stream  its log, and the channel on which each event is told too (see events.lua)
 --   history:T:USER  list    turns, oldest first               cache:T:KEY   string
 --   idem:SCOPE      hash    idempotency                       key:DIGEST    string, keys hash id -> digest
 --   worker:W        string  its announcement                  workers       zset  end of lease -> id
 --   suspects:W      set     members that crashed before and run on W now
 --   models          hash    name -> announcement              capacity      hash  model -> slots of live workers
 --   dead            zset    seq -> member
+--   outbox          list    'T:MESSAGE', posted and not yet turned into deliveries
+--   message:T:M     hash    what is told, with the record as it was, later its text; open, failed: its deliveries
+--   messages:T:ID   set     messages of a job                delivery:T:D  hash    one message to one endpoint
+--   lane:L          zset    due -> 'T:DELIVERY'; a lane is a tenant and a receiver
+--   lanes           zset    due of its first -> lane         couriers      zset    end of lease -> id
+--   endpoint:T:WE   hash    its fields and secrets           endpoints:T   zset    sequence -> id
+--   deliveries:T:WE zset    log: sequence -> delivery        hook_events:T hash    event -> endpoints that want it
 --   stats           hash    ended:STATUS counts, ema_ms:MODEL, requeued, resent, …
 --   eta_error:M     hash    count, sum_ms, le:BOUND -> jobs whose ETA was off by so much and no less than the bound before
 --   drain:W         string  worker W was told to drain

@@ -73,6 +73,16 @@ local function age(model)
   end
 end
 
+-- Batches that nobody goes on with, or whose retention is over; not many jobs in a pass.
+local function see_to_batches()
+  local most = 500
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'batches_due', '-inf', now, 'LIMIT', 0, 10)) do
+    local tenant, id = split(member)
+    most = most - batch_due(tenant, id, now, hints)
+    if most <= 0 then return end
+  end
+end
+
 -- A hint is lost where it has been on its way for longer than the grace, though slots are free, or though jobs that
 -- were sent after it (by more than the grace) have been claimed: Celery's list is first in, first out.
 local function find_lost(model)
@@ -87,6 +97,7 @@ local function find_lost(model)
   end
 end
 
+see_to_batches()
 for _, model in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   age(model)
   if capacity_of(model) > 0 then find_lost(model) end

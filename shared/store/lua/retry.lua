@@ -3,15 +3,17 @@
 -- Returns {'ok', record, place, {}, hints} or {'not_retryable' | 'gone' | 'missing'}.
 local tenant, id = ARGV[1], ARGV[2]
 local key, member = job_key(tenant, id), member_of(tenant, id)
-local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'rank', 'queue_ms')
+local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'rank', 'queue_ms', 'batch_id')
 if not job[1] then return { absent(tenant, id) } end
 if ARGV[3] and not redis.call('ZSCORE', P .. 'dead', member) then return { 'missing' } end
 if job[1] ~= 'failed' and job[1] ~= 'canceled' and job[1] ~= 'expired' then return { 'not_retryable' } end
+if job[6] and not batch_takes_back(tenant, job[6]) then return { 'not_retryable' } end
 local seq = redis.call('INCR', P .. 'seq')
 redis.call('PERSIST', key)
 redis.call('HSET', key, 'waits_since', now_ms())
 redis.call('HSET', key, 'status', 'queued', 'seq', seq)
-redis.call('HDEL', key, 'owner', 'token', 'started_at', 'finished_at', 'expires_at', 'result', 'error', 'cancel', 'crashes')
+redis.call('HDEL', key, 'owner', 'token', 'started_at', 'finished_at', 'expires_at', 'result', 'error', 'cancel', 'crashes',
+  'hook_status')
 redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)
 redis.call('ZREM', P .. 'dead', member)
 redis.call('ZADD', P .. 'jobs:' .. tenant, seq, id)

@@ -14,7 +14,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path in ("/readyz", "/health"):
             workers = len(list(FOLDER.glob("*.ready")))
-            self.answer(200, {"status": "ok" if workers else "degraded", "workers": workers})
+            couriers = int((FOLDER / "courier").exists())
+            self.answer(200, {"status": "ok" if workers else "degraded", "workers": workers, "couriers": couriers})
         else:
             known = self.headers.get("X-API-Key", "") in (FOLDER / "keys").read_text().split()
             self.answer(200 if known else 401, {"data": []})

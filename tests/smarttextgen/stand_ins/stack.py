@@ -20,7 +20,9 @@ def stand_in(name: str, *words: str) -> tuple[str, ...]:
 if __name__ == "__main__":
     ports.PREFERRED_API_PORT = 0  # 8000 may be in use by the person who runs the tests
     data_dir, ready_file, way = sys.argv[1:4]
-    programs = Programs(stand_in("api"), stand_in("worker", way), stand_in("flower"), stand_in("keys"))
+    programs = Programs(
+        stand_in("api"), stand_in("worker", way), stand_in("courier"), stand_in("flower"), stand_in("keys")
+    )
     options = StackOptions(
         data_dir=Path(data_dir),
         ready_file=Path(ready_file),

@@ -1,0 +1,1 @@
+"""Token streams: server-sent events, from Redis' channels to the clients' sockets, on one thread a process."""

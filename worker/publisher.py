@@ -1,0 +1,142 @@
+"""Token streams, the worker's side: what the engine says goes to the jobs' logs, gathered so that a token costs little.
+
+The engine's thread leaves new text here and goes on. One thread of ours tells the store: the first text of a job at once,
+what follows every ``flush_s`` seconds, all jobs in one call. An entry that was told once stays as it is, so that it can be told
+again after an outage of Redis without being logged twice; what was not told when the job ends goes along with its end.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from shared.errors import StoreUnavailableError
+from shared.job import JobRef
+from shared.store.events import Said
+from shared.store.protocol import JobStore
+from worker.background import Background
+from worker.engine.protocol import Delta
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+LEAST_GAP_S = 0.01
+"""Between two calls, also where many jobs say their first words at the same time."""
+RETRY_S = 0.5
+"""Until the next call after one that failed."""
+
+
+class Speech:
+    """What one attempt says. ``say`` on the engine's thread, the rest on any."""
+
+    def __init__(self, publisher: Publisher, ref: JobRef, attempt: int) -> None:
+        self._publisher = publisher
+        self._ref = ref
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._begun = False
+        self._new: dict[int, list[str]] = {}
+        self._entries: list[tuple[int, str]] = []
+        self._logged = 0
+
+    def say(self, delta: Delta) -> None:
+        """New text of the engine. Returns at once."""
+        if not delta.text:
+            return
+        with self._lock:
+            self._new.setdefault(delta.index, []).append(delta.text)
+            begun, self._begun = self._begun, True
+        self._publisher.wake(urgent=not begun)
+
+    def untold(self) -> Said | None:
+        """What is not known to be in the log; None where all of it is."""
+        with self._lock:
+            self._entries += [(index, "".join(texts)) for index, texts in self._new.items()]
+            self._new = {}
+            entries = tuple(self._entries[self._logged :])
+            return Said(self._ref, self._attempt, self._logged, entries) if entries else None
+
+    def told(self, count: int) -> None:
+        """So many entries are in the log; fewer than before where Redis lost some."""
+        with self._lock:
+            self._logged = count
+
+    def close(self) -> Said | None:
+        """Nothing more is said, or told from here. Returns what goes along with the end."""
+        self._publisher.forget(self)
+        return self.untold()
+
+
+class Publisher(Background):
+    """Tells the store what the running attempts of one worker say. ``flush_s``: for how long text is gathered."""
+
+    def __init__(self, store: JobStore, worker: str, *, flush_s: float) -> None:
+        self._store = store
+        self._worker = worker
+        self._flush_s = flush_s
+        self._lock = threading.Lock()
+        self._speeches: set[Speech] = set()
+        self._due = threading.Event()
+        self._urgent = threading.Event()
+        super().__init__("publisher")
+
+    def open(self, ref: JobRef, attempt: int) -> Speech:
+        """For an attempt that begins. It has to be closed, whatever becomes of the attempt."""
+        speech = Speech(self, ref, attempt)
+        with self._lock:
+            self._speeches.add(speech)
+        return speech
+
+    def forget(self, speech: Speech) -> None:
+        with self._lock:
+            self._speeches.discard(speech)
+
+    def wake(self, *, urgent: bool) -> None:
+        """Something was said; urgent where somebody may have waited for it since the job was sent."""
+        if urgent:
+            self._urgent.set()
+        if not self._due.is_set():
+            self._due.set()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.wake(urgent=True)
+        super().stop()
+
+    def _loop(self) -> None:
+        while True:
+            self._due.wait()
+            if self._ended.is_set():
+                return
+            self._due.clear()
+            self._urgent.clear()
+            if self._tell():
+                self._ended.wait(LEAST_GAP_S)
+                self._urgent.wait(self._flush_s - LEAST_GAP_S)
+            else:
+                self._due.set()
+                self._ended.wait(RETRY_S)
+
+    def _tell(self) -> bool:
+        """One call for all jobs; False where it is to be made again, because nobody answered or something was lost."""
+        with self._lock:
+            speeches = list(self._speeches)
+        untold = [(speech, said) for speech in speeches if (said := speech.untold())]
+        if not untold:
+            return True
+        try:
+            counts = self._store.progress(self._worker, [said for _, said in untold])
+        except StoreUnavailableError as error:
+            log.warning("streams stand still", reason=error.message)
+            return False
+        except Exception:
+            log.exception("progress failed")
+            return False
+        whole = True
+        for (speech, said), count in zip(untold, counts, strict=True):
+            if count < 0:
+                self.forget(speech)  # another attempt, or none, owns the job
+            else:
+                speech.told(count)
+                whole = whole and count >= said.since
+        return whole
