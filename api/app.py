@@ -18,7 +18,20 @@ from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
 from api.metrics import HttpMetrics, register_metrics
 from api.parsing import StrictRequest, bound_bodies, refuse_malformed
-from api.routes import batches, catalog, docs, generate, health, history, jobs, keys, monitoring, operations, streams, usage
+from api.routes import (
+    batches,
+    catalog,
+    docs,
+    generate,
+    health,
+    history,
+    jobs,
+    keys,
+    monitoring,
+    operations,
+    streams,
+    usage,
+)
 from api.routes import webhooks as webhook_routes
 from api.routing import Route, mount
 from api.security import register_security
@@ -63,6 +76,7 @@ def create_app(
     app.validation_error_callback = of_validation
     metrics = HttpMetrics(StoreCollector(store, settings.public_model_name, settings.metrics_tenants))
     room.watch(metrics.long_poll)
+    hub.watch(metrics.stream)
     memory = KeyMemory(key_store, settings.api_key_cache_s)
     app.extensions[EXTENSION] = Services(
         settings=settings,

@@ -45,12 +45,17 @@ class HttpMetrics:
         )
         for reason in ("unauthenticated", "forbidden"):
             self._refused.labels(reason)
+        self._streams = self._gauge("textgen_open_streams", "Event streams that are open now.")
         self._polls = self._gauge("textgen_open_long_polls", "Requests that wait for a job's end now.")
 
     def _gauge(self, name: str, text: str) -> Gauge:
         gauge = Gauge(name, text, registry=self._own, multiprocess_mode="livesum")
         gauge.set(0)
         return gauge
+
+    def stream(self, change: int) -> None:
+        """So many more are open now (or fewer)."""
+        self._streams.inc(change)
 
     def long_poll(self, change: int) -> None:
         """So many more wait now (or fewer)."""

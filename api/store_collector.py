@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from shared.errors import SmartTextGenError
-from shared.store.figures import EtaErrors, Figures, QueueFigures
+from shared.store.figures import EtaErrors, Figures, QueueFigures, WebhookFigures
 from shared.store.protocol import JobStore
 
 log = structlog.get_logger(__name__)
@@ -56,6 +56,7 @@ class StoreCollector(Collector):
         yield from _jobs(figures)
         yield from self._queues(figures)
         yield self._workers(figures)
+        yield from _webhooks(figures.webhooks)
         if self._tenants:
             yield from _tenants(figures)
 
@@ -129,6 +130,17 @@ def _jobs(figures: Figures) -> Iterator[Metric]:
     )
     yield _counter("textgen_hints_resent_total", "Hints that got lost and were sent again.", figures.events["resent"])
     yield GaugeMetricFamily("textgen_dead_letters", "Convicted jobs that are kept.", value=figures.dead_letters)
+
+
+def _webhooks(webhooks: WebhookFigures) -> Iterator[Metric]:
+    yield GaugeMetricFamily("textgen_couriers", "Couriers that are there.", value=webhooks.couriers)
+    yield GaugeMetricFamily("textgen_webhook_outbox", "Messages that no courier has taken up.", value=webhooks.outbox)
+    yield GaugeMetricFamily("textgen_webhook_receivers_due", "Receivers with a delivery overdue.", value=webhooks.due)
+    yield GaugeMetricFamily(
+        "textgen_webhook_oldest_seconds",
+        "How long the oldest message or overdue delivery has waited for a courier.",
+        value=webhooks.oldest_s,
+    )
 
 
 def _tenants(figures: Figures) -> Iterator[Metric]:

@@ -10,14 +10,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shared.errors import ConfigurationError
 from shared.job import Job, JobStatus, Outcome
+from shared.metrics import MetricsPort
 from worker.engine.protocol import Engine, EngineStats
 
 MODEL = "model_name"
@@ -32,13 +31,13 @@ FINISH_REASONS = {"stop": "stop", "length": "length", "canceled": "abort"}
 
 
 class WorkerMetrics:
-    """The metrics of one worker process. ``watch`` an engine, ``serve`` them, and tell of each attempt."""
+    """The metrics of one worker process. ``watch`` an engine, open the ``port``, and tell of each attempt."""
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._model = model
-        self._server: Any = None
+        self.port = MetricsPort(self.registry)
         attempts = self._counter("textgen_attempts", "Attempts at jobs that ended, by how.", "end")
         self.attempts = {end: attempts.labels(model, end) for end in ATTEMPT_ENDS}
         finished = self._counter(
@@ -73,21 +72,6 @@ class WorkerMetrics:
     def watch(self, engine: Engine) -> None:
         """Tell of this engine from now on. Before, and while it loads, it counts as not healthy."""
         self.registry.register(EngineCollector(engine, self._model))
-
-    def serve(self, host: str, port: int) -> None:
-        """Answer Prometheus on this address, in a thread; port 0 does nothing. Raises: ConfigurationError."""
-        if not port:
-            return
-        try:
-            self._server, _ = start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise ConfigurationError(f"METRICS_HOST and METRICS_PORT: {error.strerror}.") from error
-
-    def stop(self) -> None:
-        """Answer no more."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
 
     def claimed(self, job: Job) -> Watch:
         """An attempt begins."""

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from flask import Response
 
+from api.documents import Media
 from api.routing import PUBLIC, Route
 from api.services import services
 
 
 def routes() -> list[Route]:
-    return [Route("GET", "/metrics", metrics, "health", {200: None}, scope=PUBLIC)]
+    return [
+        Route(
+            "GET",
+            "/metrics",
+            metrics,
+            "health",
+            {200: Media("text/plain", "Metrics.", "textgen_redis_up 1.0\n")},
+            scope=PUBLIC,
+        )
+    ]
 
 
 def metrics() -> Response:

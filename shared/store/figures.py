@@ -47,6 +47,17 @@ class TenantFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookFigures:
+    """outbox: messages that no courier has taken up. due: receivers with a delivery that should have been attempted by now.
+    oldest_s: for how long the oldest of both has been waiting for a courier. couriers: those that are there."""
+
+    outbox: int
+    due: int
+    oldest_s: float
+    couriers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """ended: jobs by status, ever. events: ``requeued`` (jobs that lost their worker), ``resent`` (hints), ``leases_expired``,
     ever. workers: (model, state) → live workers."""
@@ -56,6 +67,7 @@ class Figures:
     dead_letters: int
     queues: dict[str, QueueFigures]
     workers: dict[tuple[str, str], int]
+    webhooks: WebhookFigures
     tenants: dict[str, TenantFigures] = field(default_factory=dict)
 
 
@@ -68,11 +80,17 @@ def parse(text: str) -> Figures:
         dead_letters=int(data["dead_letters"]),
         queues={model: _queue(queue, data["now"]) for model, queue in dict(data["queues"]).items()},
         workers=dict(Counter((model, state) for model, state in data["workers"])),
+        webhooks=_webhooks(data["webhooks"], data["now"]),
         tenants={
             name: TenantFigures(int(tenant["waiting"]), _whole(tenant["used"]))
             for name, tenant in dict(data["tenants"]).items()
         },
     )
+
+
+def _webhooks(data: dict[str, Any], now_ms: float) -> WebhookFigures:
+    oldest_s = max(0.0, (now_ms - data["oldest_at"]) / 1000)
+    return WebhookFigures(int(data["outbox"]), int(data["due"]), oldest_s, int(data["couriers"]))
 
 
 def _whole(counts: dict[str, float]) -> dict[str, int]:

@@ -118,3 +118,18 @@ def test_tenants_are_told_apart_only_where_they_are_named(drive: Driver):
     assert figures.tenants["shop"].used == {"jobs": 1, "prompt_tokens": 3, "completion_tokens": 2}
     assert figures.tenants["shop"].waiting == 2
     assert (figures.tenants["nobody"].waiting, figures.tenants["nobody"].used["jobs"]) == (0, 0)
+
+
+class TestWebhooks:
+    def test_nobody_waits_for_a_courier(self, drive: Driver):
+        webhooks = drive.store.figures().webhooks
+        assert (webhooks.outbox, webhooks.due, webhooks.couriers) == (0, 0, 0)
+        assert webhooks.oldest_s < 0.05
+
+    def test_a_message_that_no_courier_takes_up(self, drive: Driver):
+        ref = drive.ref(webhook="https://example.com/", webhook_events_filter=("job.canceled",))
+        drive.store.cancel(ref)
+        time.sleep(0.1)
+        webhooks = drive.store.figures().webhooks
+        assert webhooks.outbox == 1
+        assert webhooks.oldest_s >= 0.09

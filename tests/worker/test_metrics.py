@@ -19,6 +19,7 @@ from tests.worker.conftest import submit
 from worker.engine.protocol import Engine
 from worker.metrics import WorkerMetrics
 from worker.prompts import PromptBuilder
+from worker.publisher import Publisher
 from worker.runner import Runner
 
 
@@ -31,7 +32,9 @@ class Desk:
         self.metrics.watch(engine)
         store.beat(WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4), ())
         prompts = PromptBuilder(engine, load_modes())
-        self.runner = Runner(store, engine, prompts, "w1", lambda _: None, "demo", self.metrics)
+        self.runner = Runner(
+            store, engine, prompts, "w1", lambda _: None, "demo", Publisher(store, "w1", flush_s=0.04), self.metrics
+        )
 
     def run(self, **spec) -> JobRef:
         ref = submit(self.store, **spec)
@@ -150,13 +153,13 @@ def test_device_memory(desk: Desk):
 
 def test_it_is_served(desk: Desk):
     port = free_port()
-    desk.metrics.serve("127.0.0.1", port)
+    desk.metrics.port.open("127.0.0.1", port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
         assert b"vllm:num_requests_running" in response.read()
     with pytest.raises(ConfigurationError):
-        WorkerMetrics("demo").serve("127.0.0.1", port)
-    desk.metrics.stop()
-    WorkerMetrics("demo").serve("127.0.0.1", 0)
+        WorkerMetrics("demo").port.open("127.0.0.1", port)
+    desk.metrics.port.close()
+    WorkerMetrics("demo").port.open("127.0.0.1", 0)
 
 
 def test_an_engine_that_is_not_healthy_tells_no_counts(desk: Desk, echo: Engine):

@@ -73,6 +73,19 @@ for model in pairs(models) do
   }
 end
 
+-- Messages that are not yet deliveries, deliveries that were due before now, and who waits longest of both. A delivery under
+-- way is due at the end of its lease; one that failed, at its next attempt.
+local posted = redis.call('LINDEX', P .. 'outbox', 0)
+local posted_at = posted and number(redis.call('HGET', message_key(split(posted)), 'at'), nil)
+local first = redis.call('ZRANGE', P .. 'lanes', 0, 0, 'WITHSCORES')
+local due_at = number(first[2], now)
+figures.webhooks = {
+  outbox = redis.call('LLEN', P .. 'outbox'),
+  due = redis.call('ZCOUNT', P .. 'lanes', '-inf', string.format('%.0f', now)),
+  oldest_at = math.min(posted_at or now, due_at, now),
+  couriers = redis.call('ZCOUNT', P .. 'couriers', string.format('%.0f', now), '+inf'),
+}
+
 local day = math.floor(now / 86400000)
 for _, tenant in ipairs(cjson.decode(ARGV[1])) do
   local waiting, used = 0, { jobs = 0, prompt_tokens = 0, completion_tokens = 0 }
