@@ -154,8 +154,11 @@ def test_device_memory(desk: Desk):
 def test_it_is_served(desk: Desk):
     port = free_port()
     desk.metrics.port.open("127.0.0.1", port)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-        assert b"vllm:num_requests_running" in response.read()
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}
+    )
+    with urllib.request.urlopen(asked) as response:  # with vLLM's colons, whatever is asked for
+        assert b"\nvllm:num_requests_running{" in response.read()
     with pytest.raises(ConfigurationError):
         WorkerMetrics("demo").port.open("127.0.0.1", port)
     desk.metrics.port.close()
