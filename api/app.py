@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from api.admission import Admission
 from api.context import ContextGuard
-from api.documents import DocumentedApp
+from api.documents import DocumentedApp, Media
 from api.errors import of_validation, register_errors
 from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
@@ -21,6 +21,7 @@ from api.parsing import StrictRequest, bound_bodies, refuse_malformed
 from api.routes import (
     batches,
     catalog,
+    console,
     docs,
     generate,
     health,
@@ -102,6 +103,7 @@ def create_app(
     bound_bodies(app, {route.name: route.most_bytes for route in table if route.most_bytes})
     _describe(app, table)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(console.blueprint)
     register_security(app, settings.cors_origins)
     return app
 
@@ -136,8 +138,9 @@ def _describe(app: DocumentedApp, table: list[Route]) -> None:
         hints = get_type_hints(route.view) | dict(route.models)
         if issubclass(hints.get("body", type(None)), BaseModel):
             app.describe(hints["body"], "validation")
-        for model in route.answers.values():
-            if isinstance(model, type):
+        for found in route.answers.values():
+            model = found.part if isinstance(found, Media) else found
+            if model is not None:
                 app.describe(model, "serialization")
 
 

@@ -6,7 +6,7 @@ from flask import Flask
 from flask_cors import CORS
 from flask_talisman import Talisman  # type: ignore[import-untyped]  # ships no types
 
-from api.routes import docs
+from api.routes import console, docs
 
 POLICY = {"default-src": "'none'", "frame-ancestors": "'none'"}
 
@@ -31,9 +31,12 @@ def register_security(app: Flask, cors_origins: tuple[str, ...]) -> None:
         frame_options="DENY",
         referrer_policy="no-referrer",
     )
-    app.view_functions["docs.apidocs"] = talisman(content_security_policy=docs.POLICY)(
-        app.view_functions["docs.apidocs"]
-    )
+    for endpoint, policy in (
+        ("docs.apidocs", docs.POLICY),
+        ("console.page", console.POLICY),
+        ("console.asset", console.POLICY),
+    ):
+        app.view_functions[endpoint] = talisman(content_security_policy=policy)(app.view_functions[endpoint])
     if cors_origins:
         CORS(
             app,

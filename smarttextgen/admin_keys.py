@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from smarttextgen.decode import decode
 from smarttextgen.transport import Transport
 from smarttextgen.types import ApiKey
+from smarttextgen.wire import page_of, segment, walk
 
 PATH = "/api/admin/keys"
 
@@ -42,20 +42,15 @@ class AdminKeys:
 
     def list(self) -> tuple[ApiKey, ...]:
         """All keys, without the keys themselves."""
-        keys: tuple[ApiKey, ...] = ()
-        cursor: str | None = None
-        while True:
-            body = self._transport.request("GET", PATH, params={"cursor": cursor}).json()
-            keys += tuple(decode(ApiKey, each) for each in body.get("data", ()))
-            cursor = body.get("next_cursor")
-            if not cursor:
-                return keys
+        return tuple(
+            walk(lambda cursor: page_of(ApiKey, self._transport.request("GET", PATH, params={"cursor": cursor}).json()))
+        )
 
     def revoke(self, key_id: str) -> None:
         """End a key at once. Raises: NotFoundError."""
-        self._transport.request("DELETE", f"{PATH}/{quote(key_id, safe='')}")
+        self._transport.request("DELETE", f"{PATH}/{segment(key_id)}")
 
     def rotate(self, key_id: str) -> ApiKey:
         """Give a key another secret; the answer shows it this once. Raises: NotFoundError."""
-        path = f"{PATH}/{quote(key_id, safe='')}/rotate"
+        path = f"{PATH}/{segment(key_id)}/rotate"
         return decode(ApiKey, self._transport.request("POST", path, repeatable=False).json())

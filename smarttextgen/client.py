@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
-from urllib.parse import quote
 
 import httpx
 
 from smarttextgen.admin_keys import AdminKeys
+from smarttextgen.batches import Batches
 from smarttextgen.decode import decode
 from smarttextgen.errors import JobFailedError
+from smarttextgen.events import StreamEvent
+from smarttextgen.streaming import JobStream
 from smarttextgen.transport import Transport, retry_after
-from smarttextgen.types import Batch, BatchRequest, GenerateOptions, Health, Job, Mode, Model, Page, Turn
+from smarttextgen.types import GenerateOptions, Health, Job, Mode, Model, Page, Turn
 from smarttextgen.waiting import wait_until_ended
+from smarttextgen.webhooks import Webhooks
+from smarttextgen.wire import given, page_of, segment, walk
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -45,6 +48,8 @@ class Client:
         self.base_url = (base_url or os.environ.get("SMARTTEXTGEN_URL") or DEFAULT_URL).rstrip("/")
         key = api_key or os.environ.get("SMARTTEXTGEN_API_KEY")
         self._transport = Transport(self.base_url, key, timeout, max_retries, transport)
+        self.batches = Batches(self._transport)
+        self.webhooks = Webhooks(self._transport)
         self.keys = AdminKeys(self._transport)
 
     def __enter__(self) -> Self:
@@ -63,8 +68,8 @@ class Client:
 
     def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[GenerateOptions]) -> Job:
         """Queue a prompt; returns the queued job. Repeats with the same ``idempotency_key`` make no second job."""
-        body = {"prompt": prompt, **_given(options)}
-        return decode(Job, self._create("/api/generate", body, idempotency_key))
+        body = {"prompt": prompt, **given(options)}
+        return decode(Job, self._transport.create("/api/generate", body, idempotency_key))
 
     def get(self, job_id: str, wait: float | None = None) -> Job:
         """The job as it is, or after up to ``wait`` seconds as it ended.
@@ -81,6 +86,20 @@ class Client:
         Raises: WaitTimeoutError after ``timeout`` seconds (None: never); NotFoundError, GoneError.
         """
         return wait_until_ended(self._get_job, job_id, timeout, on_update)
+
+    def stream(
+        self, job: Job | str, starting_after: int | None = None, *, timeout: float | None = None
+    ) -> Generator[StreamEvent, None, None]:
+        """The events of a job (or a job's id), each once, as they come; ``Ended`` is the last. Transcript collects them.
+
+        Connects again by itself, through restarts of the service. ``starting_after``: only events after that number.
+        Closing it (``contextlib.closing``) before its end closes the connection; the job goes on.
+
+        Raises: WaitTimeoutError after ``timeout`` seconds (None: never; it may be 15 s late), NotFoundError, GoneError
+        (the events are no longer there; the job may be), RateLimitedError (too many open streams).
+        """
+        job_id = job if isinstance(job, str) else job.id
+        return JobStream(self._transport, job_id, starting_after, timeout).events()
 
     def generate(self, prompt: str, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Job:
         """Submit, wait, return the succeeded job.
@@ -99,71 +118,39 @@ class Client:
 
         Raises: ConflictError when it has ended already, NotFoundError.
         """
-        return decode(Job, self._transport.request("POST", f"/api/jobs/{_segment(job_id)}/cancel").json())
+        return decode(Job, self._transport.request("POST", f"/api/jobs/{segment(job_id)}/cancel").json())
 
     def retry(self, job_id: str) -> Job:
         """Run a job again that failed, expired or was canceled: same id, next attempt.
 
         Raises: ConflictError for any other, NotFoundError, GoneError.
         """
-        path = f"/api/jobs/{_segment(job_id)}/retry"
+        path = f"/api/jobs/{segment(job_id)}/retry"
         return decode(Job, self._transport.request("POST", path, repeatable=False).json())
 
     def delete(self, job_id: str) -> None:
         """Delete a job with its prompt and output. Raises: NotFoundError."""
-        self._transport.request("DELETE", f"/api/jobs/{_segment(job_id)}")
+        self._transport.request("DELETE", f"/api/jobs/{segment(job_id)}")
 
     def jobs_page(self, *, cursor: str | None = None, limit: int = 20, **filters: str | None) -> Page[Job]:
         """One page of jobs, newest first. Filters: status, mode, model, user_id, created_after, created_before."""
         body = self._get("/api/jobs", {"limit": limit, "cursor": cursor, **filters})
-        jobs = tuple(decode(Job, each) for each in _items(body, "data"))
-        return Page(jobs, body.get("next_cursor"), bool(body.get("has_more")))
+        return page_of(Job, body)
 
     def jobs(self, **filters: str | None) -> Iterator[Job]:
         """All jobs, newest first, fetched page by page. The filters are those of ``jobs_page``."""
-        cursor: str | None = None
-        while True:
-            page = self.jobs_page(cursor=cursor, limit=100, **filters)
-            yield from page.data
-            cursor = page.next_cursor
-            if not page.has_more or not cursor:
-                return
-
-    # --- batches
-
-    def submit_batch(
-        self,
-        prompts: Sequence[str | BatchRequest],
-        *,
-        idempotency_key: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Batch:
-        """Queue many prompts, all or none. An item is a prompt or a request of its own ({custom_id, prompt, …}).
-
-        ``options`` hold for plain prompts, and for requests where these say nothing.
-        """
-        shared = _given(options)
-        if all(isinstance(item, str) for item in prompts):
-            body: dict[str, Any] = {"prompts": list(prompts), **shared}
-        else:
-            requests = [{"prompt": item} if isinstance(item, str) else _given(item) for item in prompts]
-            body = {"requests": [{**shared, **request} for request in requests]}
-        return decode(Batch, self._create("/api/generate_batch", body, idempotency_key))
-
-    def get_batch(self, batch_id: str) -> Batch:
-        """The batch as it is. Raises: NotFoundError, GoneError."""
-        return decode(Batch, self._get(f"/api/batches/{_segment(batch_id)}"))
+        return walk(lambda cursor: self.jobs_page(cursor=cursor, limit=100, **filters))
 
     # --- conversations
 
     def history(self, user_id: str) -> tuple[Turn, ...]:
         """The conversation that later prompts of this user see, oldest turn first."""
-        body = self._get(f"/api/history/{_segment(user_id)}")
+        body = self._get(f"/api/history/{segment(user_id)}")
         return tuple(decode(Turn, each) for each in _items(body, "history", "turns", "data"))
 
     def delete_history(self, user_id: str) -> None:
         """Forget a conversation."""
-        self._transport.request("DELETE", f"/api/history/{_segment(user_id)}")
+        self._transport.request("DELETE", f"/api/history/{segment(user_id)}")
 
     # --- the service
 
@@ -185,7 +172,7 @@ class Client:
         seconds = None if wait is None else int(wait) if wait >= 1 else 0
         response = self._transport.request(
             "GET",
-            f"/api/jobs/{_segment(job_id)}",
+            f"/api/jobs/{segment(job_id)}",
             params={"wait": seconds or None},
             extra_time=seconds or 0,
             retries=retries,
@@ -194,18 +181,6 @@ class Client:
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         return self._transport.request("GET", path, params=params).json()
-
-    def _create(self, path: str, body: Any, idempotency_key: str | None) -> Any:
-        key = idempotency_key or uuid.uuid4().hex
-        return self._transport.request("POST", path, json=body, idempotency_key=key).json()
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _segment(identifier: str) -> str:
-    return quote(identifier, safe="")
 
 
 def _items(body: Any, *names: str) -> list[Any]:

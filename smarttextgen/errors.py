@@ -13,6 +13,7 @@ SmartTextGenError
 │   ├── RateLimitedError          429: too many requests, tokens or queued jobs
 │   └── ServerError               5xx: the service's fault
 │       └── UnavailableError      503: nothing was accepted; try again later
+├── WebhookVerificationError      a delivery whose signature, time or form is wrong: answer it 400, and use nothing of it
 ├── JobFailedError                the job ended, but did not succeed; it carries the job
 └── WaitTimeoutError              the job goes on; only the waiting is over; it carries the job
 """
@@ -106,6 +107,10 @@ class UnavailableError(ServerError):
     """The service cannot take this now; nothing was accepted."""
 
 
+class WebhookVerificationError(SmartTextGenError):
+    """The delivery was not signed with this secret, or too long ago, or is no delivery. Use nothing of it."""
+
+
 class JobFailedError(SmartTextGenError):
     """The job failed, was canceled or expired; ``job`` is how it ended."""
 
@@ -116,10 +121,10 @@ class JobFailedError(SmartTextGenError):
 
 
 class WaitTimeoutError(SmartTextGenError):
-    """The job has not ended in time; it goes on. ``job`` is its latest state, if one was seen."""
+    """The job (or batch) has not ended in time; it goes on. ``job`` is its latest state, if one was seen."""
 
     def __init__(self, job_id: str, timeout: float, job: Job | None = None) -> None:
-        super().__init__(f"Job {job_id} has not ended within {timeout:g} s")
+        super().__init__(f"{job_id} has not ended within {timeout:g} s")
         self.job_id = job_id
         self.job = job
 

@@ -7,7 +7,9 @@ key is kept nowhere) is ``repeatable=False`` and is only sent again where it can
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +36,7 @@ class Transport:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(f"{base_url!r} is not an http(s) URL")
         self.timeout = timeout
-        self._max_retries = max_retries
+        self.max_retries = max_retries
         self._http = httpx.Client(
             base_url=base_url.rstrip("/"),
             headers={"User-Agent": "smarttextgen-python", **({"X-API-Key": api_key} if api_key else {})},
@@ -66,10 +68,30 @@ class Transport:
             headers={"Idempotency-Key": idempotency_key} if idempotency_key else {},
             timeout=httpx.Timeout(self.timeout, read=self.timeout + extra_time),
         )
-        for attempt in self._attempts(self._max_retries if retries is None else retries, repeatable):
+        for attempt in self._attempts(self.max_retries if retries is None else retries, repeatable):
             with attempt:
                 return self._send(request)
         raise AssertionError("tenacity raises or returns")  # pragma: no cover
+
+    def create(self, path: str, body: Any, idempotency_key: str | None) -> Any:
+        """POST what makes something, under the key given or one of its own. Returns the answer's JSON."""
+        return self.request("POST", path, json=body, idempotency_key=idempotency_key or uuid.uuid4().hex).json()
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str], silence: float) -> Iterator[httpx.Response]:
+        """GET a 2xx answer whose body is still to be read, of which no part may take over ``silence`` seconds.
+
+        Tried once. Raises, also while the body is read: APIError, ConnectionFailedError.
+        """
+        timeout = httpx.Timeout(min(self.timeout, silence), read=silence)
+        request = self._http.build_request("GET", path, headers=dict(headers), timeout=timeout)
+        response = self._send(request, stream=True)
+        try:
+            yield response
+        except httpx.TransportError as error:
+            raise _no_answer(request, error) from error
+        finally:
+            response.close()
 
     def close(self) -> None:
         self._http.close()
@@ -77,20 +99,18 @@ class Transport:
     def _attempts(self, retries: int, repeatable: bool) -> tenacity.Retrying:
         return tenacity.Retrying(
             stop=tenacity.stop_after_attempt(1 + retries),
-            wait=_pause,
+            wait=pause,
             retry=tenacity.retry_if_exception(lambda error: may_be_retried(error, repeatable)),
             reraise=True,
         )
 
-    def _send(self, request: httpx.Request) -> httpx.Response:
+    def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:
-            response = self._http.send(request)
+            response = self._http.send(request, stream=stream)
+            if not response.is_success:
+                response.read()
         except httpx.TransportError as error:
-            address = f"{request.url.scheme}://{request.url.netloc.decode()}"
-            raise ConnectionFailedError(
-                f"No answer from {address}: {str(error) or type(error).__name__}",
-                may_have_arrived=not isinstance(error, NEVER_SENT),
-            ) from error
+            raise _no_answer(request, error) from error
         if response.is_success:
             return response
         raise _api_error(response)
@@ -113,10 +133,19 @@ def may_be_retried(error: BaseException, repeatable: bool = True) -> bool:
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
 
-def _pause(state: tenacity.RetryCallState) -> float:
+def pause(state: tenacity.RetryCallState) -> float:
+    """Seconds until the next try: growing, random, and not less than the service asked for."""
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, APIError) else None
     return max(asked or 0.0, _backoff(state))
+
+
+def _no_answer(request: httpx.Request, error: httpx.TransportError) -> ConnectionFailedError:
+    address = f"{request.url.scheme}://{request.url.netloc.decode()}"
+    return ConnectionFailedError(
+        f"No answer from {address}: {str(error) or type(error).__name__}",
+        may_have_arrived=not isinstance(error, NEVER_SENT),
+    )
 
 
 def _api_error(response: httpx.Response) -> APIError:

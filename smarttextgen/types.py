@@ -14,6 +14,10 @@ T = TypeVar("T")
 JobStatus = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 Priority = Literal["low", "normal", "high"]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "canceled", "expired"})
+BATCH_ENDED: frozenset[str] = frozenset({"completed", "canceled"})
+WebhookEventType = Literal[
+    "job.started", "job.output", "job.succeeded", "job.failed", "job.canceled", "job.expired", "batch.completed"
+]
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -125,6 +129,7 @@ class Job:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     batch_id: str | None = None
     custom_id: str | None = None
+    webhook_status: str | None = None
     urls: JobUrls | None = None
 
     @property
@@ -148,15 +153,18 @@ class BatchJob:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch. ``counts`` is by status; lists run in the order of the request.
+    """A batch. ``counts`` is by status, with their ``total``; lists run in the order of the request.
 
-    ``inputs``, ``outputs`` and ``history`` (a conversation for each job) are there once it is completed.
+    ``jobs`` is there for batches of up to 500 jobs; so are ``inputs``, ``outputs`` and ``history`` (a conversation for
+    each job) once all have ended. Results of any batch, as they come: ``client.batches.results``.
     """
 
     id: str
     status: str = "in_progress"
     counts: Mapping[str, int] = field(default_factory=dict)
     created_at: str | None = None
+    completed_at: str | None = None
+    cancel_requested: bool = False
     jobs: tuple[BatchJob, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str | None, ...] = ()
@@ -164,9 +172,39 @@ class Batch:
     urls: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def completed(self) -> bool:
-        """Whether every job of it has ended."""
-        return self.status == "completed"
+    def ended(self) -> bool:
+        """Whether every job of it has ended: it is completed, or canceled."""
+        return self.status in BATCH_ENDED
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """How a job of a batch ended. ``index`` is its place in the request; ``cursor`` leads to the results after it."""
+
+    id: str
+    index: int = 0
+    custom_id: str | None = None
+    status: str = "succeeded"
+    output: str | None = None
+    choices: tuple[Choice, ...] = ()
+    usage: Usage | None = None
+    error: JobError | None = None
+    cached: bool = False
+    finished_at: str | None = None
+    cursor: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "succeeded"
+
+
+@dataclass(frozen=True)
+class ResultPage:
+    """Some results of a batch, in the order in which they ended; ``ended`` once there will be no more after them."""
+
+    data: tuple[BatchResult, ...] = ()
+    next_cursor: str | None = None
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,6 +258,59 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
+class WebhookEndpoint:
+    """Where the service reports to. ``secret`` is there only in the answer that made it.
+
+    The endpoint ``default`` signs for the webhooks of single jobs and batches; it has no url.
+    """
+
+    id: str
+    url: str | None = None
+    events: tuple[str, ...] = ()
+    description: str | None = None
+    status: str = "enabled"
+    disabled_reason: str | None = None
+    created_at: str | None = None
+    secret: str | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message to an endpoint: ``status`` is pending, delivered or failed; ``message_id`` its ``webhook-id``."""
+
+    id: str
+    message_id: str | None = None
+    endpoint_id: str | None = None
+    type: str | None = None
+    job_id: str | None = None
+    batch_id: str | None = None
+    url: str | None = None
+    status: str = "pending"
+    attempts: int = 0
+    response_status: int | None = None
+    error: str | None = None
+    created_at: str | None = None
+    next_attempt_at: str | None = None
+    delivered_at: str | None = None
+
+
+@dataclass(frozen=True)
+class WebhookEvent:
+    """A delivery whose signature was right.
+
+    ``id`` is the message's: a delivery that is tried again has the same, so what was handled once can be told.
+    ``job`` is there for ``job.*``, ``batch`` for ``batch.completed``; ``data`` is what was sent, whole.
+    """
+
+    id: str
+    type: str
+    timestamp: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    job: Job | None = None
+    batch: Batch | None = None
+
+
+@dataclass(frozen=True)
 class Health:
     """What /health says. ``degraded``: no worker is ready; ``down``: Redis is away; ``workers`` are the ready ones."""
 
@@ -231,4 +322,5 @@ class Health:
     api_key_status: str | None = None
     environment: str | None = None
     workers: int | None = None
+    couriers: int | None = None
     queue_length: int | None = None

@@ -1,16 +1,21 @@
-"""Waiting for a job's end by long polls, through restarts of the service."""
+"""Waiting for a job's end by long polls, through restarts of the service; and other waits that live through them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+import tenacity
+
 from smarttextgen.errors import ConnectionFailedError, RateLimitedError, ServerError, WaitTimeoutError
+from smarttextgen.transport import pause as pause_before_retry
 from smarttextgen.types import Job
 
 LONG_POLL_S = 30.0
 PROGRESS_POLL_S = 1.0
 SHORTEST_PAUSE_S, DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 0.2, 1.0, 5.0
+
+AWAY = (ConnectionFailedError, ServerError, RateLimitedError)
 
 # (job id, seconds to hold the request open, retries) -> the job and the Retry-After that came with it
 Fetch = Callable[[str, float, int], tuple[Job, float | None]]
@@ -33,7 +38,7 @@ def wait_until_ended(
         left = max(0.0, deadline - asked_at)
         try:
             job, pause = fetch(job_id, min(poll, left), 0)
-        except (ConnectionFailedError, ServerError, RateLimitedError) as error:
+        except AWAY as error:
             if left == 0 and job is None:
                 raise  # never seen: say why
             pause = getattr(error, "retry_after", None)
@@ -46,3 +51,13 @@ def wait_until_ended(
             raise WaitTimeoutError(job_id, timeout or 0.0, job)
         if time.monotonic() - asked_at < poll / 2:  # it did not hold the request open: too busy, or away
             time.sleep(min(left, LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, DEFAULT_PAUSE_S if pause is None else pause)))
+
+
+def through_outages(deadline: float) -> tenacity.Retrying:
+    """Calls what it is given until the service is there and has time, or ``deadline`` (monotonic seconds) is over."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(AWAY),
+        stop=lambda _: time.monotonic() >= deadline,
+        wait=lambda state: min(pause_before_retry(state), max(0.0, deadline - time.monotonic())),
+        reraise=True,
+    )

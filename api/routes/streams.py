@@ -36,11 +36,25 @@ event: succeeded
 data: {"id":"job_0b54d2f0c2a94a4db60a5fd41c3eae2d","status":"succeeded", …}
 """
 
+EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {
+            "enum": [
+                "queued", "started", "restarted", "output", "succeeded", "failed", "canceled", "expired", "error",
+            ]
+        },
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}  # fmt: skip
+
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 
 
 def routes() -> list[Route]:
-    stream = Media("text/event-stream", "The events, as in the example.", EXAMPLE)
+    stream = Media("text/event-stream", "The events, as in the example.", EVENT, EXAMPLE)
     return [
         Route("GET", "/api/jobs/<job_id>/stream", stream_job, "jobs", {200: stream, 204: None}, (404, 410, 429)),
     ]

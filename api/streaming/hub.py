@@ -304,7 +304,7 @@ class Hub:
         if outlet.ending:
             return
         if outlet.stalled_since is not None:
-            if now - outlet.stalled_since > self._manners.stall_s:
+            if outlet.stalled_for(now) > self._manners.stall_s:
                 outlet.fail(SlowReaderError())
         elif now - outlet.opened_at > self._manners.most_s:
             outlet.fail(StreamTimeoutError())

@@ -48,6 +48,7 @@ class Outlet(asyncio.Protocol):
         self._read = 0
         self.opened_at = self.wrote_at = self._loop.time()
         self.stalled_since: float | None = None
+        self._left = 0
         self.ending = False
 
     @property
@@ -64,6 +65,7 @@ class Outlet(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.stalled_since = self._loop.time()
+        self._left = self._waiting
 
     def resume_writing(self) -> None:
         self.stalled_since = None
@@ -119,10 +121,22 @@ class Outlet(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def stalled_for(self, now: float) -> float:
+        """Seconds for which the client has read nothing of what waits for it."""
+        if self.stalled_since is None:
+            return 0.0
+        if self._waiting < self._left:
+            self._left, self.stalled_since = self._waiting, now
+        return now - self.stalled_since
+
     @property
     def flushed(self) -> bool:
         """Whether the kernel has all of it."""
-        return self._transport is None or self._transport.get_write_buffer_size() == 0
+        return self._waiting == 0
+
+    @property
+    def _waiting(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
 
 def prepare(sock: socket.socket, patience_s: float) -> None:

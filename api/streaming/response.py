@@ -37,6 +37,7 @@ class StreamResponse(Response):
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "HEAD":
+            self._give_up()
             return super().__call__(environ, start_response)
         return _Body(self, environ, start_response)
 

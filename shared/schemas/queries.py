@@ -173,7 +173,7 @@ class StreamHeader(Headers):
     last_event_id: str | None = Field(
         default=None,
         alias="Last-Event-ID",
-        json_schema_extra=_number_or_nothing,
+        json_schema_extra=_may_be_left_out,
         description="As `starting_after`.",
     )
 

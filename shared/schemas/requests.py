@@ -138,15 +138,19 @@ class BatchRequest(Options):
         """The jobs, each with the options that hold for it. Everything in them has been validated."""
         common = self.model_dump(exclude_unset=True, exclude={"prompts", "requests"})
         of_jobs = [event for event in self.webhook_events_filter if event != "batch.completed"]
-        hook = {"webhook": common.pop("webhook", None), "webhook_events_filter": of_jobs} if of_jobs else {}
-        common.pop("webhook", None)
+        hook = {"webhook": common.pop("webhook", None), "webhook_events_filter": of_jobs}
         common.pop("webhook_events_filter", None)
-        own = [item.model_dump(exclude_unset=True) for item in self.requests]
-        each = own or [{"prompt": prompt} for prompt in self.prompts]
-        return [
-            self.item_model.model_construct(**(common | ({} if "webhook" in options else hook) | options))
-            for options in each
-        ]
+        common |= hook if of_jobs else {}
+        if self.prompts:
+            one = self.item_model.model_construct(**common)
+            return [one.model_copy(update={"prompt": prompt}) for prompt in self.prompts]
+        return [item.model_copy(update=_left_out(item, common)) for item in self.requests]
+
+
+def _left_out(item: BatchItem, common: dict[str, Any]) -> dict[str, Any]:
+    """Of the batch's options, those that the item leaves out; one with a webhook of its own has its own filter too."""
+    own = item.model_fields_set | ({"webhook_events_filter"} if "webhook" in item.model_fields_set else set())
+    return {name: value for name, value in common.items() if name not in own}
 
 
 class KeyRequest(Strict):

@@ -170,6 +170,14 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """Where a step of a sweep ended: at a job's sequence number in a tenant's list."""
+
+    tenant: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobFilter:
     """Which jobs a list shows; None is any. Times in milliseconds since the epoch, exclusive."""
 
@@ -370,6 +378,11 @@ class JobStore(BatchStore, Protocol):
     def reconcile(self, patience: Patience) -> Reconciled:
         """Put right what nobody else will: gone workers, lost hints, deadlines, age, room in the window. Anybody may call
         it at any time; passes do not overlap."""
+        ...
+
+    def sweep(self, after: SweepPoint | None, most: int) -> tuple[SweepPoint | None, int]:
+        """Take out of lists what is not kept any more: one step, which looks at ``most`` of their members. Returns where the
+        next step goes on (None: the round is over), and how many were taken out. Anybody may call it at any time."""
         ...
 
     def pause(self, model: str) -> None:

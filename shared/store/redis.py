@@ -37,6 +37,7 @@ from shared.store.protocol import (
     Reconciled,
     Stop,
     Submission,
+    SweepPoint,
     UsageRow,
     WorkerInfo,
 )
@@ -256,6 +257,11 @@ class RedisStore(RedisBatches):
     def tokenizer(self, digest: str) -> bytes | None:
         packed = guarded(lambda: self._client.get(f"{self._prefix}tokenizer:{digest}"))
         return None if packed is None else zlib.decompress(base64.b85decode(packed))
+
+    def sweep(self, after: SweepPoint | None, most: int) -> tuple[SweepPoint | None, int]:
+        at = after or SweepPoint("", 0)
+        point, gone = self._scripts.run("sweep", at.tenant, at.sequence, most)
+        return (SweepPoint(point[0], int(float(point[1]))) if point else None), int(gone)
 
     # --- everybody's
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 import smarttextgen
-from smarttextgen.cli import jobs, keys, service, stack
+from smarttextgen.cli import batches, jobs, keys, service, stack, webhooks
+from smarttextgen.cli.batch import batch
 from smarttextgen.cli.exits import EXIT_CODES_HELP
 
 app = typer.Typer(
@@ -21,13 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
-    ("Jobs", (jobs.submit, jobs.get, jobs.wait, jobs.cancel, jobs.retry, jobs.jobs)),
+    ("Jobs", (jobs.submit, batch, jobs.get, jobs.wait, jobs.cancel, jobs.retry, jobs.jobs)),
     ("Service", (service.history, service.modes, service.models, service.health)),
     ("This machine", (stack.up, stack.demo, stack.reconcile)),
 )
 for panel, commands in COMMANDS:
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(batches.app, name="batches", rich_help_panel="Jobs")
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel="Service")
 app.add_typer(keys.app, name="keys", rich_help_panel="Service")
 
 

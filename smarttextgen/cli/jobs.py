@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from smarttextgen.cli import generation
 from smarttextgen.cli.connection import JsonOption, KeyOption, UrlOption, connected
 from smarttextgen.cli.exits import ExitCode
-from smarttextgen.cli.output import print_job, print_json, print_table, progress
+from smarttextgen.cli.live import follow, follow_as_json
+from smarttextgen.cli.output import print_facts, print_job, print_json, print_table, progress
 from smarttextgen.client import Client
 from smarttextgen.job_summary import STATUS_STYLES
-from smarttextgen.types import GenerateOptions, Job, Priority
+from smarttextgen.types import Job
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Longest wait, seconds. Default: for ever.")]
 
 
@@ -24,51 +27,57 @@ def submit(
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; read from stdin where it is - or not given.")
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="general, recommendation, support, ecommerce, …")] = None,
-    user_id: Annotated[str | None, typer.Option("--user-id", help="Whose conversation this goes on.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model, where the service runs several.")] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", help="Most new tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", help="Sample from this share of the likeliest tokens.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample from so many of the likeliest tokens.")] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option("--repetition-penalty", help="Over 1 repeats less.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be given again.")] = None,
+    mode: generation.Mode = None,
+    user_id: generation.UserId = None,
+    model: generation.Model = None,
+    max_length: generation.MaxLength = None,
+    temperature: generation.Temperature = None,
+    top_p: generation.TopP = None,
+    top_k: generation.TopK = None,
+    repetition_penalty: generation.RepetitionPenalty = None,
+    seed: generation.Seed = None,
+    stop: generation.Stop = None,
     n: Annotated[int | None, typer.Option("--n", help="How many answers.")] = None,
-    priority: Annotated[str | None, typer.Option(help="low, normal, high")] = None,
+    priority: generation.Priority = None,
+    webhook: generation.Webhook = None,
+    webhook_events: generation.WebhookEvents = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the job's id.")] = True,
+    stream: Stream = False,
     timeout: Timeout = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a prompt; print the answer (or, with --no-wait, the job's id)."""
+    """Submit a prompt; print the answer (or, with --no-wait, the job's id).
+
+    With --stream the answer is printed while it is written; with --json too, each event is printed as one line.
+    """
+    if stream and not wait:
+        raise typer.BadParameter("--no-wait does not wait for an answer to stream", param_hint="--stream")
     text = _prompt(prompt)
-    options: dict[str, Any] = {
-        "mode": mode,
-        "user_id": user_id,
-        "model": model,
-        "max_length": max_length,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop": stop or None,
-        "n": n,
-        "priority": cast("Priority | None", priority),
-    }
+    options = generation.options(
+        mode=mode,
+        user_id=user_id,
+        model=model,
+        max_length=max_length,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+        n=n,
+        priority=priority,
+        webhook=webhook,
+        webhook_events=webhook_events,
+    )
     with connected(url, api_key, as_json=as_json) as client:
-        job = client.submit(text, **cast("GenerateOptions", options))
+        job = client.submit(text, **options)
     if not wait:
         print_json(job) if as_json else typer.echo(job.id)
         return
     with connected(url, api_key, as_json=as_json, interrupted=_goes_on(job.id)) as client:
-        _finish(client, job.id, timeout, as_json)
+        _finish(client, job.id, timeout, as_json=as_json, stream=stream)
 
 
 def get(job_id: JobId, url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -80,14 +89,15 @@ def get(job_id: JobId, url: UrlOption = None, api_key: KeyOption = None, as_json
 
 def wait(
     job_id: JobId,
+    stream: Stream = False,
     timeout: Timeout = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Wait for a job's end and print its answer."""
+    """Wait for a job's end and print its answer, with --stream while it is written."""
     with connected(url, api_key, as_json=as_json, interrupted=_goes_on(job_id)) as client:
-        _finish(client, job_id, timeout, as_json)
+        _finish(client, job_id, timeout, as_json=as_json, stream=stream)
 
 
 def cancel(job_id: JobId, url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -123,10 +133,15 @@ def jobs(
     print_table(("id", "status", "mode", "created", "prompt"), map(_row, found), "No jobs.", crop=True)
 
 
-def _finish(client: Client, job_id: str, timeout: float | None, as_json: bool) -> None:
-    with progress(as_json) as on_update:
-        job = client.wait(job_id, timeout, on_update=on_update)
-    print_json(job) if as_json else _print_answer(job)
+def _finish(client: Client, job_id: str, timeout: float | None, *, as_json: bool, stream: bool) -> None:
+    if stream:
+        job = follow_as_json(client, job_id, timeout) if as_json else follow(client, job_id, timeout)
+        if not job.succeeded and not as_json:
+            print_facts(job)
+    else:
+        with progress(as_json) as on_update:
+            job = client.wait(job_id, timeout, on_update=on_update)
+        print_json(job) if as_json else _print_answer(job)
     if not job.succeeded:
         raise typer.Exit(ExitCode.JOB_FAILED)
 
@@ -151,7 +166,7 @@ def _prompt(given: str | None) -> str:
 
 
 def _goes_on(job_id: str) -> str:
-    return f"The job goes on; `smarttextgen wait {job_id}` waits for it again."
+    return f"The job goes on; `smarttextgen wait {job_id}` waits for it again, `smarttextgen cancel {job_id}` stops it."
 
 
 def _row(job: Job) -> tuple[object, ...]:

@@ -53,13 +53,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
 def print_job(job: Job) -> None:
     """A job's facts, then its answer."""
+    print_facts(job)
+    if job.output:
+        typer.echo(job.output)
+
+
+def print_facts(job: Job) -> None:
+    """A job's status, id and figures, and why it failed."""
     facts = Text.assemble((job.status, STATUS_STYLES.get(job.status, "")), f"  {job.id}  {describe(job)}")
     console = Console(highlight=False)
     console.print(facts, soft_wrap=True)
     if job.error is not None:
         console.print(Text(f"{job.error.code}: {job.error.message}", style="red"), soft_wrap=True)
-    if job.output:
-        typer.echo(job.output)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from api.app import create_app, hub_of
 from api.documents import DocumentedApp
 from api.fleet import FleetView
 from api.hints import RecordedHints
+from api.streaming.hub import Hub
 from api.waiting import WaitingRoom
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Usage
 from shared.keys import NewKey, RedisKeyStore
@@ -79,6 +80,7 @@ class House:
     room: WaitingRoom
     fleet: FleetView
     webhooks: MemoryWebhookStore
+    hub: Hub
     shop: str
     rival: str
     admin: str
@@ -155,7 +157,7 @@ def build(**overrides: Any) -> House:
         "rival": keys.create(NewKey("rival"))[1],
         "admin": keys.create(NewKey("ops", scopes=frozenset({"admin"})))[1],
     }
-    return House(app, settings, store, keys, hints, room, fleet, webhooks, **secrets)
+    return House(app, settings, store, keys, hints, room, fleet, webhooks, hub, **secrets)
 
 
 def error_of(response: TestResponse) -> dict[str, Any]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.smarttextgen.answers import Answer
+from tests.smarttextgen.answers import error as _error
+from tests.smarttextgen.fake_batches import Batches
+from tests.smarttextgen.fake_streams import Streams
+from tests.smarttextgen.fake_webhooks import Webhooks
 
 KEY, ADMIN_KEY = "sk-user", "sk-admin"
 
@@ -43,12 +50,13 @@ class FakeApi:
         self.seen: list[Seen] = []
         self.failures: list[Failure] = []
         self.jobs: dict[str, dict[str, Any]] = {}
-        self.answers: dict[str, tuple[int, Any]] = {}  # by Idempotency-Key
+        self.answers: dict[str, Answer] = {}  # by Idempotency-Key
         self.polls_to_end = 1
         self.end: dict[str, Any] = {"status": "succeeded"}
         self.asked: set[tuple[Any, ...]] = set()
         self.keys: dict[str, dict[str, Any]] = {}
         self.histories: dict[str, list[dict[str, str]]] = {}
+        self.streams, self.batches, self.webhooks = Streams(), Batches(), Webhooks()
         api = self
 
         class Handler(_Handler):
@@ -66,6 +74,7 @@ class FakeApi:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.streams.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -142,13 +151,14 @@ def _ended(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _error(code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
-
-
 class _Handler(BaseHTTPRequestHandler):
     fake: FakeApi
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that left
+            super().handle()
 
     def handle_any(self) -> None:
         parts = urlsplit(self.path)
@@ -159,25 +169,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.seen.append(seen)
         failure = self.fake.failures.pop(0) if self.fake.failures else None
         if failure is None or failure.handled:
-            status, answer = self.handled_once(seen)
-            headers: dict[str, str] = {}
+            answer = self.handled_once(seen)
         if failure is not None:
             if failure.status == 0:
                 self.close_connection = True
                 return
-            status, answer, headers = failure.status, failure.body, failure.headers
-        self.answer(status, answer, headers)
+            answer = Answer(failure.status, failure.body, failure.headers)
+        self.answer(answer)
 
-    def handled_once(self, seen: Seen) -> tuple[int, Any]:
+    def handled_once(self, seen: Seen) -> Answer:
         key = seen.headers.get("idempotency-key")
         if key in self.fake.answers:
             return self.fake.answers[key]
-        status, answer = self.route(seen)
-        if key and status < 400:
-            self.fake.answers[key] = status, answer
-        return status, answer
+        answer = self.route(seen)
+        if not isinstance(answer, Answer):
+            answer = Answer(*answer)
+        if key and answer.status < 400:
+            self.fake.answers[key] = answer
+        return answer
 
-    def route(self, seen: Seen) -> tuple[int, Any]:  # noqa: C901, PLR0911, PLR0912  a table of routes
+    def route(self, seen: Seen) -> Answer | tuple[int, Any]:  # noqa: C901, PLR0911, PLR0912  a table of routes
         key = seen.headers.get("x-api-key")
         if seen.path == "/health":
             return 200, {"status": "ok", "model": "demo", "workers": 1, "queue_length": 0}
@@ -188,10 +199,13 @@ class _Handler(BaseHTTPRequestHandler):
             case ("POST", "generate"):
                 return self.fake.create(seen.body)
             case ("POST", "generate_batch"):
-                prompts = seen.body.get("prompts") or [request["prompt"] for request in seen.body["requests"]]
-                return 202, {"id": "batch_1", "status": "queued", "counts": {"queued": len(prompts)}}
-            case ("GET", "batches", batch_id):
-                return 200, {"id": batch_id, "status": "succeeded", "inputs": ["a", "b"], "outputs": ["A", None]}
+                return self.fake.batches.create(seen.body)
+            case (_, "batches", *rest):
+                return self.fake.batches.route(seen.method, rest, seen.query)
+            case (_, "webhooks", *rest):
+                return self.fake.webhooks.route(seen.method, rest, seen.body, seen.query)
+            case ("GET", "jobs", job_id, "stream"):
+                return self.fake.streams.open(job_id, seen.headers, seen.query)
             case ("GET", "jobs"):
                 return self.fake.page(seen.query)
             case ("GET", "jobs", job_id):
@@ -233,16 +247,33 @@ class _Handler(BaseHTTPRequestHandler):
             return 204, None
         return 200, {"id": rest[0], "key": "sk-rotated"}
 
-    def answer(self, status: int, body: Any, headers: dict[str, str]) -> None:
+    def answer(self, answer: Answer) -> None:
+        body = answer.body
         content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"X-Request-Id": "req-1", **headers}.items():
+        self.send_response(answer.status)
+        for name, value in {"X-Request-Id": "req-1", **answer.headers}.items():
             self.send_header(name, value)
+        if answer.pieces is not None:
+            self.send_chunks(answer.pieces, crash=answer.crash)
+            return
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_DELETE = do_PUT = handle_any  # noqa: N815  names of http.server
+    def send_chunks(self, pieces: Iterator[bytes], *, crash: bool) -> None:
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for piece in pieces:
+                if piece:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            if not crash:
+                self.wfile.write(b"0\r\n\r\n")
+        except OSError:  # its reader is gone
+            crash = True
+        self.close_connection = crash
+
+    do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = handle_any  # noqa: N815  names of http.server
 
     def log_message(self, *args: object) -> None:
         pass

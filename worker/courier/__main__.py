@@ -23,10 +23,12 @@ from shared.store.redis import RedisStore
 from shared.store.retention import Retention
 from shared.webhooks import RedisWebhookStore
 from shared.webhooks.redis import Limits
+from worker.background import Background
 from worker.courier.courier import STORE_THREADS, Courier
 from worker.courier.metrics import CourierMetrics
 from worker.courier.schedule import Schedule
 from worker.courier.sender import Sender
+from worker.courier.sweeper import Sweeper
 from worker.heartbeat import Reconciler
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -35,8 +37,8 @@ EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
 
 
-def build(settings: Settings, metrics: CourierMetrics | None = None) -> tuple[Courier, Reconciler]:
-    """The courier of this process, and the duties that it shares with the workers. They connect when they are first used."""
+def build(settings: Settings, metrics: CourierMetrics | None = None) -> tuple[Courier, Sequence[Background]]:
+    """The courier of this process, and its duties beside that. They connect when they are first used."""
     client = connect(settings, max_connections=STORE_THREADS + 8)
     store = RedisStore(client, key_prefix(settings), Retention.of(settings))
     celery = make_celery(settings)
@@ -58,7 +60,7 @@ def build(settings: Settings, metrics: CourierMetrics | None = None) -> tuple[Co
         metrics=metrics,
     )
     patience = Patience(settings.hint_grace_s, settings.priority_age_s, settings.max_crashes)
-    return courier, Reconciler(store, send, patience, interval_s=settings.reconcile_s)
+    return courier, (Reconciler(store, send, patience, interval_s=settings.reconcile_s), Sweeper(store))
 
 
 async def serve(courier: Courier) -> None:
@@ -91,10 +93,12 @@ def main() -> None:
     except ConfigurationError as error:
         log.critical("courier cannot start", reason=error.message)
         raise SystemExit(EXIT_CONFIGURATION) from error
-    courier, reconciler = build(settings, metrics)
-    reconciler.start()
+    courier, duties = build(settings, metrics)
+    for duty in duties:
+        duty.start()
     asyncio.run(serve(courier))
-    reconciler.stop()
+    for duty in duties:
+        duty.stop()
     port.close()
 
 

@@ -65,8 +65,8 @@ local function outbox_job(tenant, id, event)
     if wanted(tenant, job, 'job.output') then redis.call('HSET', key, 'hook_output', 1) else redis.call('HDEL', key, 'hook_output') end
   end
   if not wanted(tenant, job, event) then return end
-  post_of_job(tenant, id, job, event, string.sub(event, 5), event == 'job.started' and job.started_at or job.finished_at)
   if event ~= 'job.started' then redis.call('HSET', key, 'hook_status', 'pending') end
+  post_of_job(tenant, id, job, event, string.sub(event, 5), event == 'job.started' and job.started_at or job.finished_at)
 end
 
 -- What the first choice of a running job has so far, as its streams read it (see events.lua).

@@ -24,6 +24,7 @@
 --   suspects:W      set     members that crashed before and run on W now
 --   models          hash    name -> announcement              capacity      hash  model -> slots of live workers
 --   dead            zset    seq -> member
+--   tenants         set     those with a list of jobs (see sweep)
 --   outbox          list    'T:MESSAGE', posted and not yet turned into deliveries
 --   message:T:M     hash    what is told, with the record as it was, later its text; open, failed: its deliveries
 --   messages:T:ID   set     messages of a job                delivery:T:D  hash    one message to one endpoint
