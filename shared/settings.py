@@ -157,7 +157,19 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level written.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
 
-    @field_validator("cors_origins", "webhook_allowlist", mode="before")
+    # --- metrics
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port that a worker or a courier tells its metrics on; 0 is none. The API's are at /metrics.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address of that port.")
+    metrics_tenants: CommaList = Field(
+        (), description="Tenants that have metrics of their own, comma-separated. Default: none."
+    )
+
+    @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
