@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from api.admission import Admission
 from api.context import ContextGuard
-from api.documents import DocumentedApp
+from api.documents import DocumentedApp, Media
 from api.errors import of_validation, register_errors
 from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
@@ -129,8 +129,9 @@ def _describe(app: DocumentedApp, table: list[Route]) -> None:
         hints = get_type_hints(route.view) | dict(route.models)
         if issubclass(hints.get("body", type(None)), BaseModel):
             app.describe(hints["body"], "validation")
-        for model in route.answers.values():
-            if isinstance(model, type):
+        for found in route.answers.values():
+            model = found.part if isinstance(found, Media) else found
+            if model is not None:
                 app.describe(model, "serialization")
 
 

@@ -23,13 +23,12 @@ export const go = (...parts) => {
 export const href = (...parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
 
 // `load(signal)` now, again every `every(data)` milliseconds while the page is looked at, and when `wanted` changes.
-// After a failure the last data stay, with the error beside them.
+// What is there stays until the next has come, so that nothing jumps; after a failure too, with the error beside it.
 export function usePolled(load, wanted, every) {
   const [state, setState] = useState({ data: null, error: null, loading: true });
   const [round, setRound] = useState(0);
   const latest = useRef({});
   latest.current = { load, every };
-  useEffect(() => setState({ data: null, error: null, loading: true }), wanted);
   useEffect(() => {
     const abort = new AbortController();
     let timer = 0;

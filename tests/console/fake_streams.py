@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+GATE_S = 20
 
 
 def event(number: int | None, kind: str, data: Any) -> str:
@@ -18,11 +19,11 @@ def event(number: int | None, kind: str, data: Any) -> str:
 
 
 class FakeStreams:
-    """Answers each connection with the next of ``connections``: a status, or a list of texts to send and seconds to wait.
+    """Answers each connection with the next of ``connections``: a status, or a list of texts to send and gates to wait for.
     ``asked``: the Last-Event-ID of each."""
 
     def __init__(self) -> None:
-        self.connections: list[int | list[str | float]] = []
+        self.connections: list[int | list[str | threading.Event]] = []
         self.asked: list[str | None] = []
         fake = self
 
@@ -41,7 +42,7 @@ class FakeStreams:
                         self.wfile.write(step.encode())
                         self.wfile.flush()
                     else:
-                        time.sleep(step)
+                        step.wait(GATE_S)
 
             def _refuse(self, status: int) -> None:
                 body = json.dumps({"error": {"message": "No.", "type": "x", "param": None, "code": "refused"}}).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,14 @@ def _fill(stack: Stack) -> None:
         {"prompts": ["a tent for two", "a red kettle"], "mode": "ecommerce"},
         timeout=90,
     )
+    hook = {"url": "http://127.0.0.1:9/hooks", "description": "The shop's backend"}
+    endpoint = stack.api.call("POST", "/api/webhooks", hook).json["id"]
+    for _ in range(2):
+        stack.api.call("POST", f"/api/webhooks/{endpoint}/test")
     stack.api.call("POST", "/api/admin/queues/demo/pause")
+    stack.api.call(
+        "POST", "/api/generate_batch", {"prompts": ["a lantern", "a map case", "a flask"], "mode": "ecommerce"}
+    )
     stack.api.call("POST", "/api/generate?wait=5", {"prompt": "Too late for this one", "queue_timeout_s": 1})
     job = stack.api.call("POST", "/api/generate", {"prompt": "Not needed any more", "mode": "support"}).json
     stack.api.call("POST", f"/api/jobs/{job['id']}/cancel")
@@ -52,7 +60,8 @@ def _shoot(browser: Browser, stack: Stack, folder: Path, name: str, place: str, 
     if place == "playground":
         tab.ask("I like quiet walks near water.", mode="Recommendation")
         tab.page.locator(".live[data-status=succeeded]").wait_for(timeout=60_000)
-        tab.page.evaluate("scrollTo(0, 0)")
+        if not options.get("is_mobile"):
+            tab.page.evaluate("scrollTo(0, 0)")
     tab.page.locator(".loading").last.wait_for(state="detached")
     tab.page.wait_for_timeout(400)
     tab.page.screenshot(path=folder / f"{name}.png")
@@ -65,20 +74,27 @@ def main(folder: Path, everything: bool) -> None:
     assert redis, "no Redis-compatible server"
     assert binary, "no chromium"
     env = {"ENGINE": "transformers", "MODES_FILE": str(BUNDLED), "ENGINE_SLOTS": "4", "ECHO_TOKEN_DELAY_S": "0"}
-    with tempfile.TemporaryDirectory() as scratch, RedisServer(redis, Path(scratch)) as server:
-        with Stack(server.url, Path(scratch), **env) as stack, chromium(binary) as browser:
-            _shoot(browser, stack, folder, "console-playground", "playground", color_scheme="light", **DESK)
-            _shoot(browser, stack, folder, "console-phone", "playground", color_scheme="dark", **PHONE)
-            _fill(stack)
-            _shoot(browser, stack, folder, "console-jobs", "jobs", color_scheme="dark", **DESK)
-            if not everything:
-                return
-            job = stack.api.call("GET", "/api/jobs?status=succeeded").json["data"][2]["id"]
-            for scheme in ("light", "dark"):
-                for view in (*VIEWS[1:], f"jobs/{job}"):
-                    name = f"{view.split('/')[0]}{'-one' if '/' in view else ''}-{scheme}"
-                    _shoot(browser, stack, folder, name, view, color_scheme=scheme, **DESK)
-                    _shoot(browser, stack, folder, f"phone-{name}", view, color_scheme=scheme, **PHONE)
+    with ExitStack() as parts:
+        scratch = Path(parts.enter_context(tempfile.TemporaryDirectory()))
+        server = parts.enter_context(RedisServer(redis, scratch))
+        stack = parts.enter_context(Stack(server.url, scratch, **env))
+        browser = parts.enter_context(chromium(binary))
+        _shoot(browser, stack, folder, "console-playground", "playground", color_scheme="light", **DESK)
+        _shoot(browser, stack, folder, "console-phone", "playground", color_scheme="dark", **PHONE)
+        _fill(stack)
+        _shoot(browser, stack, folder, "console-jobs", "jobs", color_scheme="dark", **DESK)
+        if not everything:
+            return
+        one = {
+            "jobs": stack.api.call("GET", "/api/jobs?status=succeeded").json["data"][2]["id"],
+            "batches": stack.api.call("GET", "/api/batches").json["data"][0]["id"],
+            "webhooks": stack.api.call("GET", "/api/webhooks").json["data"][0]["id"],
+        }
+        for scheme in ("light", "dark"):
+            for view in (*VIEWS[1:], *(f"{name}/{found}" for name, found in one.items())):
+                name = f"{view.split('/')[0]}{'-one' if '/' in view else ''}-{scheme}"
+                _shoot(browser, stack, folder, name, view, color_scheme=scheme, **DESK)
+                _shoot(browser, stack, folder, f"phone-{name}", view, color_scheme=scheme, **PHONE)
 
 
 if __name__ == "__main__":

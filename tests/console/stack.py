@@ -1,4 +1,4 @@
-"""The API under gunicorn and a worker with the echo engine, as processes."""
+"""The API under gunicorn, a worker with the echo engine, and a courier, as processes."""
 
 from __future__ import annotations
 
@@ -39,17 +39,20 @@ class Stack:
     """All that the console needs, on one Redis. ``key`` may everything."""
 
     def __init__(self, redis_url: str, folder: Path, **env: str) -> None:
-        env = {"MODES_FILE": echoing_modes(folder), "API_KEY_CACHE_S": "0.5"} | env
+        env = {"MODES_FILE": echoing_modes(folder), "API_KEY_CACHE_S": "0.5", "WEBHOOK_ALLOWLIST": "127.0.0.1"} | env
         self.api = LiveApi(redis_url, f"t{secrets.token_hex(4)}", folder, **env)
         self.worker_env = self.api.env | {
             "ECHO_TOKEN_DELAY_S": TOKEN_S, "ENGINE_SLOTS": "2", "WORKER_BEAT_S": "0.2", "WORKER_LEASE_S": "2", "RECONCILE_S": "0.2",
         } | env  # fmt: skip
         self.folder = folder
+        self._processes: list[Process] = []
 
     def __enter__(self) -> Self:
-        self.api.__enter__()
+        for module in ("worker", "worker.courier"):
+            log = self.folder / f"{module}.log"
+            self._processes.append(Process([sys.executable, "-m", module], log, self.worker_env))
         try:
-            self.worker = Process([sys.executable, "-m", "worker"], self.folder / "worker.log", self.worker_env)
+            self.api.__enter__()
             until(self._ready, 60, what="a ready worker")
         except BaseException:
             self.__exit__(None, None, None)
@@ -59,11 +62,13 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.worker.kill()
+        for process in self._processes:
+            process.kill()
         self.api.__exit__(kind, error, trace)
 
     def _ready(self) -> bool:
-        assert self.worker.process.poll() is None, self.worker.output()
+        for process in self._processes:
+            assert process.process.poll() is None, process.output()
         return bool(self.api.store.fleet().workers)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -49,51 +50,88 @@ def _text(live) -> str:
     return live.locator(".output .text").first.inner_text()
 
 
-def _shows(tab, live, text: str) -> None:
+def _shows(live, text: str) -> None:
     live.locator(".output .text").first.filter(has_text=text).wait_for()
     assert _text(live).strip() == text
 
 
+def test_a_real_stream(visit: Callable) -> None:
+    tab = visit()
+    tab.enter()
+    live = tab.ask("A long answer, please.", max_length="300", temperature="0.9")
+    live.and_(tab.page.locator("[data-via=stream][data-status=running]")).wait_for()
+    lengths = []
+    while live.get_attribute("data-status") == "running":
+        lengths.append(len(_text(live)))
+    live.and_(tab.page.locator("[data-via=stream][data-status=succeeded]")).wait_for()
+    assert lengths == sorted(lengths)
+    assert len({length for length in lengths if 0 < length < 300}) > 3, "it grew in steps"
+    assert _text(live).startswith("A long answer, please.")
+
+
+def _said(job: dict, text: str, status: str = "succeeded", **more) -> dict:
+    """The job as if it had ended with this text."""
+    return {
+        **job,
+        "status": status,
+        "output": text,
+        "choices": [{"index": 0, "text": text, "finish_reason": "stop"}],
+        **more,
+    }
+
+
 def test_text_grows_as_it_comes(watch: Callable) -> None:
+    gates = [threading.Event() for _ in range(5)]
     tab, live = watch(lambda job: [[
-        RETRY, event(1, "queued", {"queue_position": 4, "eta_seconds": 2.5}), 0.6,
-        event(2, "started", {"attempt": 1}), _output(3, "One "), 0.6, ": ping\n\n", _output(4, "two "), 0.6, _output(5, "<b>three"), 0.4,
-        event(6, "succeeded", {**job, "output": "One two <b>three", "choices": [{"index": 0, "text": "One two <b>three", "finish_reason": "stop"}]}),
+        RETRY, event(1, "queued", {"queue_position": 4, "eta_seconds": 2.5}), gates[0],
+        event(2, "started", {"attempt": 1}), gates[1], _output(3, "One "), gates[2], ": ping\n\n", _output(4, "two "), gates[3],
+        _output(5, "<b>three"), gates[4], event(6, "succeeded", _said(job, "One two <b>three")),
     ]])  # fmt: skip
     live.get_by_text("Number 4 in line, about 2.5 s to go").wait_for()
+    gates[0].set()
     live.get_by_text("Writing.").wait_for()
     live.and_(tab.page.locator("[data-via=stream][data-status=running]")).wait_for()
-    for text in ("One", "One two", "One two <b>three"):
-        _shows(tab, live, text)
+    for gate, text in zip(gates[1:], ("One", "One two", "One two <b>three"), strict=False):
+        gate.set()
+        _shows(live, text)
         assert live.locator(".output").get_attribute("aria-busy") == "true"
+    gates[4].set()
     live.and_(tab.page.locator("[data-status=succeeded]")).wait_for()
     assert _text(live) == "One two <b>three"
     assert live.locator(".output").get_attribute("aria-busy") == "false"
-    until(lambda: live.locator("[role=log]").inner_text().replace("\n", "") == "One two <b>three", 5, what="read aloud")
+    until(
+        lambda: live.locator("[role=log]").inner_text().replace("\n", "") == "One two <b>three", 10, what="read aloud"
+    )
 
 
 def test_a_cut_stream_goes_on_where_it_was(watch: Callable, streams: FakeStreams) -> None:
+    gate = threading.Event()
     tab, live = watch(lambda job: [
-        [RETRY, event(1, "queued", {"queue_position": None, "eta_seconds": None}), event(2, "started", {"attempt": 1}), _output(3, "Once "), 0.3],
-        [RETRY, _output(4, "upon "), 'id: 5\nevent: output\ndata: {"index": 0, "del', 0.1],
+        [RETRY, event(1, "queued", {"queue_position": None, "eta_seconds": None}), event(2, "started", {"attempt": 1}), _output(3, "Once ")],
+        [RETRY, _output(4, "upon "), 'id: 5\nevent: output\ndata: {"index": 0, "del'],
         [event(None, "error", {"error": {"message": "x", "type": "x", "param": None, "code": "server_draining"}})],
-        [RETRY, _output(5, "a time"), 0.3, event(6, "succeeded", job)],
+        [RETRY, _output(5, "a time"), gate, event(6, "succeeded", job)],
     ])  # fmt: skip
-    _shows(tab, live, "Once upon a time")
+    _shows(live, "Once upon a time")
+    gate.set()
     live.and_(tab.page.locator("[data-status=succeeded]")).wait_for()
     assert streams.asked == [None, "3", "4", "4"]
 
 
 def test_a_lost_worker_starts_the_text_over(watch: Callable) -> None:
+    gates = [threading.Event() for _ in range(2)]
     tab, live = watch(lambda job: [[
-        RETRY, event(1, "started", {"attempt": 1}), _output(2, "Half a sen"), 0.5,
-        event(3, "restarted", {"attempt": 2}), _output(4, "Whole"), _output(5, "Other", 1), 0.7, event(6, "canceled", {**job, "status": "canceled", "attempt": 2, "choices": [], "output": "Whole"}),
+        RETRY, event(1, "started", {"attempt": 1}), _output(2, "Half a sen"), gates[0],
+        event(3, "restarted", {"attempt": 2}), _output(4, "Whole"), _output(5, "Other", 1), gates[1],
+        event(6, "canceled", _said(job, "Whole", "canceled", attempt=2)),
     ]])  # fmt: skip
-    _shows(tab, live, "Half a sen")
-    _shows(tab, live, "Whole")
+    _shows(live, "Half a sen")
+    gates[0].set()
+    _shows(live, "Whole")
     live.get_by_text("Its worker was lost, so it starts over.").wait_for()
     live.get_by_text("attempt 2").wait_for()
     assert live.locator(".output .text").all_inner_texts() == ["Whole", "Other"]
+    gates[1].set()
     live.and_(tab.page.locator("[data-status=canceled]")).wait_for()
     assert _text(live) == "Whole"
 

@@ -22,13 +22,14 @@ export function Queue() {
   const service = health.data;
   const word = (name) => t(`word.${name}`);
   return html`
-    <div class="view-head"><h1>${t("nav.queue")}${service && html`<span class="note">${service.environment}</span>`}</h1><p class="lead">${t("queue.lead")}</p></div>
+    <div class="view-head"><div class="title"><h1>${t("nav.queue")}</h1>${service && html`<span class="note">${service.environment}</span>`}</div><p class="lead">${t("queue.lead")}</p></div>
     ${(health.error || models.error) && html`<${Failure} error=${health.error ?? models.error} retry=${() => { health.refresh(); models.refresh(); }} />`}
     ${service ? html`
       <dl class="tiles tiles-card">
         <${Tile} label=${t("queue.service")} value=${html`<span class=${`dot dot-${service.status}`} aria-hidden="true"></span> ${t(`health.${service.status}`)}`} />
         <${Tile} label=${t("queue.waiting")} value=${number(service.queue_length)} />
         <${Tile} label=${t("queue.workers")} value=${number(service.workers)} />
+        ${service.couriers !== undefined && html`<${Tile} label=${t("queue.couriers")} value=${number(service.couriers)} />`}
         <${Tile} label=${t("queue.redis")} value=${word(service.redis_status)} />
         <${Tile} label=${t("queue.cache")} value=${word(service.cache_status)} />
       </dl>` : !health.error && html`<${Loading} rows=${1} />`}

@@ -230,6 +230,7 @@ export const en = {
   "queue.service": "Service",
   "queue.waiting": "Jobs waiting",
   "queue.workers": "Workers",
+  "queue.couriers": "Webhook couriers",
   "queue.redis": "Store",
   "queue.cache": "Result cache",
   "queue.models": "Models",

@@ -234,6 +234,7 @@ export const zhHant = {
   "queue.service": "服務",
   "queue.waiting": "等待中的工作",
   "queue.workers": "Worker",
+  "queue.couriers": "Webhook 投遞程序",
   "queue.redis": "儲存",
   "queue.cache": "結果快取",
   "queue.models": "模型",
