@@ -70,7 +70,6 @@ ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
     503: ("Redis is away, or the queue or the process is full; nothing was accepted.", "store_unavailable", "unavailable_error"),
 }  # fmt: skip
 
-JSON = "application/json"
 _TEXT = {"schema": {"type": "string"}}
 _HEADERS: Mapping[str, dict[str, Any]] = {
     "X-Request-Id": {"description": "The request's id.", **_TEXT},
@@ -91,7 +90,6 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
     "RateLimit": {"description": "What is left of the limit.", **_TEXT},
     "RateLimit-Policy": {"description": "The limit.", **_TEXT},
 }
-_HEADERS_OF_MEDIA: Mapping[str, tuple[str, ...]] = {"application/x-ndjson": ("X-Next-Cursor", "X-Batch-Status")}
 _LIMITS = (
     "RateLimit",
     "RateLimit-Policy",
@@ -115,30 +113,29 @@ _HEADERS_OF: Mapping[int, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A body that is not JSON. ``schema``: of one item, where the body is a sequence of them."""
+    """A body that is not JSON. ``schema``: of one item, where the body is a sequence of them. ``headers``: beyond those of its
+    status. ``part``: a model that the schema names."""
 
     media_type: str
     description: str
     schema: Mapping[str, Any]
     example: str
+    headers: tuple[str, ...] = ()
+    part: type[Answer] | None = None
 
 
 def documented_responses(
-    answers: Mapping[int, type[Answer] | Media | None], errors: Sequence[int], *, links: Sequence[str], media: str
+    answers: Mapping[int, type[Answer] | Media | None], errors: Sequence[int], *, links: Sequence[str]
 ) -> dict[str | int | HTTPStatus, Any]:
-    """OpenAPI response objects. ``links``, ``media``: see ``Route``."""
+    """OpenAPI response objects. ``links``: see ``Route``."""
     found: dict[str | int | HTTPStatus, Any] = {}
     for status, model in answers.items():
         if isinstance(model, Media):
             found[status] = _response(model.description, status, None)
             found[status]["content"] = {model.media_type: {"schema": dict(model.schema), "example": model.example}}
+            found[status]["headers"] |= {name: _HEADERS[name] for name in model.headers}
             continue
         found[status] = _response(HTTPStatus(status).phrase, status, model)
-        if media != JSON and model is not None:
-            # OpenAPI 3.1 knows no streams of objects: a text, and the object by its name
-            text = f"Each line is a `{_component(model)}`."
-            found[status]["content"] = {media: {"schema": {"type": "string", "description": text}}}
-            found[status]["headers"] |= {name: _HEADERS[name] for name in _HEADERS_OF_MEDIA.get(media, ())}
         if links and model is not None:
             found[status]["links"] = dict(_link(link) for link in links)
     for status in errors:
@@ -159,7 +156,7 @@ def _response(text: str, status: int, model: type[Answer] | None, example: Any =
     response: dict[str, Any] = {"description": text, "headers": {name: _HEADERS[name] for name in names}}
     if model is not None:
         content: dict[str, Any] = {"schema": {"$ref": REF.format(model=_component(model))}}
-        response["content"] = {JSON: content | ({"example": example} if example else {})}
+        response["content"] = {"application/json": content | ({"example": example} if example else {})}
     return response
 
 

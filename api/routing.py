@@ -24,12 +24,10 @@ SECURITY: list[dict[str, list[Any]]] = [{"api_key": []}, {"bearer": []}]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. ``answers``: success statuses with their body (None for none; Media
-    where it is not JSON). ``errors``: statuses beyond those
+    """One operation. ``answers``: success statuses with their body (None for none; Media where it is not JSON). ``errors``: statuses beyond those
     that every route of its kind has. ``models``: parameter models with a deployment's bounds, in place of the annotated
-    ones. ``scope``: what a key must be allowed; ``ANY_SCOPE`` takes any valid key, ``PUBLIC`` needs none. ``links``: operations that go on with the id in the answer, as ``operation:parameter``. ``media``: the
-    type of its success, whose body is then lines or events and not one object. ``most_bytes``: of its body, where that is not
-    what the settings say for all."""
+    ones. ``scope``: what a key must be allowed; ``ANY_SCOPE`` takes any valid key, ``PUBLIC`` needs none. ``links``: operations that go on with the id in the answer, as ``operation:parameter``.
+    ``most_bytes``: of its body, where that is not what the settings say for all."""
 
     method: str
     rule: str
@@ -40,7 +38,6 @@ class Route:
     scope: str = "generate"
     models: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     links: Sequence[str] = ()
-    media: str = "application/json"
     most_bytes: int | None = None
 
     @property
@@ -80,7 +77,7 @@ def _mount(app: OpenAPI, route: Route) -> None:
         tags=[Tag(name=route.tag)],
         summary=summary,
         description=" ".join(description.split()) or summary,
-        responses=documented_responses(route.answers, route.statuses(), links=route.links, media=route.media),
+        responses=documented_responses(route.answers, route.statuses(), links=route.links),
         **options,
     )(_own(route))
 

@@ -97,12 +97,17 @@ class Neighbour(threading.Thread):
         super().__init__(daemon=True)
         self.client = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=60)
         self.marks: list[tuple[float, float]] = []
+        self.failure: httpx.HTTPError | None = None
         self.ended = threading.Event()
 
     def run(self) -> None:
         while not self.ended.wait(PAUSE_S):
             began = time.perf_counter()
-            self.client.post("/api/generate", json={"prompt": "hello", "max_length": 10}).raise_for_status()
+            try:
+                self.client.post("/api/generate", json={"prompt": "hello", "max_length": 10}).raise_for_status()
+            except httpx.HTTPError as error:
+                self.failure = error
+                return
             self.marks.append((began, time.perf_counter() - began))
 
     def between(self, began: float, ended: float) -> dict[str, float]:
@@ -163,6 +168,8 @@ def _round(size: int, slots: int) -> dict[str, Any]:
             completed = time.perf_counter()
             neighbour.ended.set()
             neighbour.join()
+            if neighbour.failure:
+                raise SystemExit(f"{neighbour.failure}:\n{Path(folder, 'api.log').read_text()[-6000:]}")
             phases["run"] = seen.phase()
             if results != size:
                 raise SystemExit(f"{results} results of {size}")

@@ -322,4 +322,5 @@ class Health:
     api_key_status: str | None = None
     environment: str | None = None
     workers: int | None = None
+    couriers: int | None = None
     queue_length: int | None = None

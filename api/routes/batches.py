@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from flask import Response
 
+from api.documents import Media
 from api.identity import caller
 from api.limits import limit_headers
 from api.patience import patience, say_applied
@@ -46,7 +47,22 @@ from shared.views import (
     retry_after,
 )
 
-NDJSON = "application/x-ndjson"
+EXAMPLE = """\
+{"custom_id":"row-7","id":"job_0b54d2f0c2a94a4db60a5fd41c3eae2d","index":7,"status":"succeeded","output":"Rooibos.", … }
+{"custom_id":"row-2","id":"job_4db60a5fd41c3eae2d0b54d2f0c2a94a","index":2,"status":"failed","output":null, … }
+"""
+LINES = Media(
+    "application/x-ndjson",
+    "A line of JSON for each job that has ended.",
+    {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": "#/components/schemas/BatchResultView"},
+    },
+    EXAMPLE,
+    headers=("X-Next-Cursor", "X-Batch-Status"),
+    part=BatchResultView,
+)
 LINKS = (
     "get_batch:batch_id",
     "get_batch_results:batch_id",
@@ -65,7 +81,7 @@ def routes(wire: Wire, settings: Settings) -> list[Route]:
         ),
         Route("GET", "/api/batches", list_batches, "batches", {200: Page[BatchSummary]}),
         Route("GET", one, get_batch, "batches", {200: BatchView}, (404,)),
-        Route("GET", f"{one}/results", get_batch_results, "batches", {200: BatchResultView}, (404,), media=NDJSON),
+        Route("GET", f"{one}/results", get_batch_results, "batches", {200: LINES}, (404,)),
         Route("POST", f"{one}/cancel", cancel_batch, "batches", {200: BatchSummary, 202: BatchSummary}, (404, 409)),
         Route("DELETE", one, delete_batch, "batches", {204: None}, (404,)),
     ]  # fmt: skip
@@ -96,9 +112,7 @@ def generate_batch(query: WaitQuery, header: PreferHeader, body: BatchRequest) -
 
 def _new_batch(body: BatchRequest) -> NewBatch:
     """A batch, and whom to tell of it. Of which of its jobs' events is in the jobs."""
-    hook_url: str | None = getattr(body, "webhook", None)
-    events = getattr(body, "webhook_events_filter", None) or ["batch.completed"]
-    return NewBatch(new_id("batch"), hook_url, ",".join(events) if hook_url else None)
+    return NewBatch(new_id("batch"), body.webhook, " ".join(body.webhook_events_filter) if body.webhook else None)
 
 
 def _job(body: BatchRequest, index: int, item: BatchItem) -> NewJob:
@@ -162,7 +176,7 @@ def get_batch_results(path: BatchPath, query: ResultsQuery) -> Response:
         "X-Batch-Status": batch_status(first.batch),
         **_look_again(first.batch),
     }
-    return Response(_lines(store, tenant, path.batch_id, first, query.limit), 200, headers, mimetype=NDJSON)
+    return Response(_lines(store, tenant, path.batch_id, first, query.limit), 200, headers, mimetype=LINES.media_type)
 
 
 def _lines(store: JobStore, tenant: str, batch_id: str, page: BatchResults, limit: int) -> Iterator[str]:

@@ -111,6 +111,10 @@ class Hub:
             raise ServerDrainingError
         return self._places.take(key_id)
 
+    def watch(self, changed: Callable[[int], None]) -> None:
+        """See ``Places.watch``."""
+        self._places.watch(changed)
+
     def adopt(self, sock: socket.socket, opening: Opening) -> None:
         """Stream into this socket from now on; it belongs to the hub."""
         prepare(sock, 3 * self._manners.ping_s)

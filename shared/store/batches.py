@@ -21,7 +21,7 @@ INLINE_JOBS = 500
 @dataclass(frozen=True, slots=True)
 class NewBatch:
     """A batch to submit. ``id`` is unique within the tenant. hook_url: where its completion is told. hook_filter: the
-    events to tell, comma-separated."""
+    events to tell, space-separated."""
 
     id: str
     hook_url: str | None = None

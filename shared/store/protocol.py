@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
 from shared.store.batches import BatchStore
 from shared.store.events import JobLog, Said
+from shared.store.figures import Figures
 
 T = TypeVar("T")
 
@@ -166,6 +167,14 @@ class Patience:
     age_s: float = 300.0
     most_crashes: int = 4
     pause_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """Where a step of a sweep ended: at a job's sequence number in a tenant's list."""
+
+    tenant: str
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +380,11 @@ class JobStore(BatchStore, Protocol):
         it at any time; passes do not overlap."""
         ...
 
+    def sweep(self, after: SweepPoint | None, most: int) -> tuple[SweepPoint | None, int]:
+        """Take out of lists what is not kept any more: one step, which looks at ``most`` of their members. Returns where the
+        next step goes on (None: the round is over), and how many were taken out. Anybody may call it at any time."""
+        ...
+
     def pause(self, model: str) -> None:
         """Send no more of this model's jobs to workers; submits go on."""
         ...
@@ -404,6 +418,10 @@ class JobStore(BatchStore, Protocol):
 
     # --- everybody's
     def fleet(self) -> Fleet: ...
+
+    def figures(self, tenants: Sequence[str] = ()) -> Figures:
+        """What metrics tell: of the queues and the workers, and of these tenants. Costs by queues, not by jobs."""
+        ...
 
     def ping(self) -> None:
         """Raises StoreUnavailableError where the store is away."""

@@ -18,9 +18,10 @@ from shared.errors import (
     NotFoundError,
 )
 from shared.job import Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
-from shared.store import records
+from shared.store import figures, records
 from shared.store.connection import Client
 from shared.store.events import JobLog, Said
+from shared.store.figures import Figures
 from shared.store.protocol import (
     Claim,
     DeadLetter,
@@ -36,6 +37,7 @@ from shared.store.protocol import (
     Reconciled,
     Stop,
     Submission,
+    SweepPoint,
     UsageRow,
     WorkerInfo,
 )
@@ -256,6 +258,11 @@ class RedisStore(RedisBatches):
         packed = guarded(lambda: self._client.get(f"{self._prefix}tokenizer:{digest}"))
         return None if packed is None else zlib.decompress(base64.b85decode(packed))
 
+    def sweep(self, after: SweepPoint | None, most: int) -> tuple[SweepPoint | None, int]:
+        at = after or SweepPoint("", 0)
+        point, gone = self._scripts.run("sweep", at.tenant, at.sequence, most)
+        return (SweepPoint(point[0], int(float(point[1]))) if point else None), int(gone)
+
     # --- everybody's
 
     def fleet(self) -> Fleet:
@@ -269,6 +276,9 @@ class RedisStore(RedisBatches):
             eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
             couriers=int(couriers),
         )
+
+    def figures(self, tenants: Sequence[str] = ()) -> Figures:
+        return figures.parse(self._scripts.run("figures", records.dumps(list(tenants))))
 
     def ping(self) -> None:
         guarded(self._client.ping)

@@ -15,6 +15,7 @@ from shared.modes import load_modes
 from tests.chaos.clients import ENDS, digest
 from tests.chaos.poisoned import MARKER
 from tests.chaos.stack import KEYS, TENANTS
+from tests.webhooks.receiver import Received
 from worker.engine.factory import EngineConfig, build_engine
 from worker.engine.protocol import EngineRequest, SamplingParams
 from worker.prompts import PromptBuilder
@@ -43,6 +44,11 @@ def pending(client: redis.Redis) -> int:
     return sum(status not in ENDS for status in pipe.execute())
 
 
+def undelivered(client: redis.Redis) -> int:
+    """Webhooks that are still to be sent."""
+    return int(client.llen(f"{KEYS}outbox")) + int(client.zcard(f"{KEYS}lanes"))
+
+
 def read(client: redis.Redis) -> Truth:
     jobs, turns, usage, left = {}, {}, defaultdict(Counter), {}
     for key in client.scan_iter("[{]chaos}:*", count=1000):
@@ -66,8 +72,17 @@ class Audit:
     """``findings`` is empty where every promise was kept; lost and doubled count jobs."""
 
     def __init__(
-        self, truth: Truth, entries: Entries, heard: Counter[str], ends: Entries, wronged: Sequence[str]
+        self,
+        truth: Truth,
+        entries: Entries,
+        heard: Counter[str],
+        ends: Entries,
+        wronged: Sequence[str],
+        received: Sequence[Received],
     ) -> None:
+        self._received = received
+        self.streams: dict[str, int] = {}
+        self.webhooks: dict[str, int] = {}
         self.truth, self.heard, self._ends, self._wronged = truth, heard, ends, wronged
         self.innocents: list[str] = []
         self.findings: list[str] = []
@@ -83,7 +98,7 @@ class Audit:
         for check in (
             self.every_job_ended, self.no_job_under_two_names, self.clients_saw_one_end, self.workers_wrote_one_end, self.ends_add_up,
             self.outputs_are_right, self.histories_are_right, self.only_poison_is_convicted, self.nothing_is_left,
-            self.usage_adds_up,
+            self.usage_adds_up, self.streams_are_whole, self.webhooks_tell_each_end_once,
         ):  # fmt: skip
             check()
 
@@ -235,6 +250,53 @@ class Audit:
             for name in ("jobs", "prompt_tokens", "completion_tokens"):
                 if counted[name] != summed[name] if exact else counted[name] < summed[name]:
                     self.say(f"usage of {tenant}: {name} is {counted[name]}, the records' sum is {summed[name]}")
+
+    def streams_are_whole(self) -> None:
+        """However often it was cut: each stream came to one end, the record's, and its text is the output."""
+        seen = [e for e in self._entries if e["what"] == "streamed"]
+        missing = [e for e in self._entries if e["what"] == "stream missing"]
+        for entry in self._entries:
+            if entry["what"] == "broken stream":
+                self.say(f"stream of {member(entry)}: {entry['why']}")
+        for entry in missing:
+            if member(entry) not in self.deletes:
+                self.say(f"stream of {member(entry)} came to no end: {entry['code']}")
+        for entry in seen:
+            name = member(entry)
+            if entry["text"] != entry["output"]:
+                self.say(f"stream of {name}: the text is not the output: {entry}")
+            if name in self.retried or name not in self.truth.jobs:
+                continue
+            record = self.truth.jobs[name]
+            final = (int(record.get("attempt", 0)), record["status"], digest(output_of(record)))
+            if (entry["attempt"], entry["status"], entry["output"]) != final or entry["gaps"]:
+                self.say(f"stream of {name} said {entry}, the record says {final}")
+        self.streams = {
+            "watched": len(seen), "connections": sum(e["streams"] for e in seen), "deleted meanwhile": len(missing),
+            "restarted": sum(e["restarts"] for e in seen),
+        }  # fmt: skip
+
+    def webhooks_tell_each_end_once(self) -> None:
+        """Each end of a job that asked for it was delivered, under one id however often, and says what the record says."""
+        told: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for received in self._received:
+            event = json.loads(received.body)
+            told[event["data"]["id"]][received.id] = event
+        hooked = {name for name, entry in self.accepted.items() if "webhook" in entry["body"]}
+        for name in hooked:
+            messages = told[name.partition(":")[2]]
+            if name in self.deletes or name in self.retried or name not in self.truth.jobs:
+                continue
+            record = self.truth.jobs[name]
+            final = (f"job.{record['status']}", int(record.get("attempt", 0)), digest(output_of(record)))
+            ends = [(e["type"], e["data"]["attempt"], digest(e["data"]["output"])) for e in messages.values()]
+            if ends != [final]:
+                self.say(f"webhook of {name}: told {ends}, the record says {final}")
+        self.webhooks = {
+            "asked for": len(hooked),
+            "messages": sum(map(len, told.values())),
+            "deliveries": len(self._received),
+        }
 
     def _sums(self, tenant: str) -> Counter[str]:
         """What the records say was used. A served copy costs nothing; an end without a worker is no use."""

@@ -9,6 +9,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class Diary:
 
 
 class Client(threading.Thread):
-    """Submits ``jobs`` jobs, spread over ``seconds``, follows them to their ends, and goes on until ``halt``."""
+    """Submits ``jobs`` jobs, spread over ``seconds``, follows them to their ends, and goes on until ``halt``. ``watch`` is told of
+    some that it submits; some tell their end to ``hook``."""
 
     def __init__(
         self,
@@ -51,11 +53,14 @@ class Client(threading.Thread):
         jobs: int,
         seconds: float,
         poison: int,
+        watch: Callable[[str], None],
+        hook: str,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._tenant, self._secret, self._port, self._diary = tenant, secret, port, diary
         self._random = random.Random(f"{seed}/{name}")
         self._jobs, self._seconds = jobs, seconds
+        self._watch, self._hook = watch, hook
         self._poison = set(self._random.sample(range(jobs // 2), poison)) if poison else set()
         self._open: list[str] = []
         self._closed: list[str] = []
@@ -96,6 +101,8 @@ class Client(threading.Thread):
         if status in {200, 201, 202}:
             self._diary.write(what="accepted", who=self.name, tenant=self._tenant, id=answer["id"], key=key, body=body)
             self._open.append(answer["id"])
+            if self._random.random() < 0.4:
+                self._watch(answer["id"])
             if self._random.random() < 0.1:  # as a client does whose connection died after the answer
                 _, again = self._insist("PUT" if chosen else "POST", path, body, headers)
                 self._diary.write(
@@ -112,7 +119,8 @@ class Client(threading.Thread):
             "prompt": f"{self.name} job {number}", "max_length": self._random.choice([10, 40, 100, 200]), "temperature": 0,
             "priority": self._random.choice(["high", "normal", "normal", "low"]), "cache": self._random.random() < 0.5,
         }  # fmt: skip
-        return body | ({"user_id": user} if user else {})
+        hooked = self._random.random() < 0.4
+        return body | ({"user_id": user} if user else {}) | ({"webhook": self._hook} if hooked else {})
 
     def _look(self, job_id: str) -> None:
         wait = "?wait=2" if self._random.random() < 0.3 else ""

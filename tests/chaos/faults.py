@@ -19,7 +19,7 @@ from tests.chaos.stack import KEYS, MODEL, PREFIX, Kept, Stack
 
 SHARES = {
     "kill_worker": 6, "freeze_worker": 3, "term_worker": 2, "kill_api": 3, "kill_redis": 1, "freeze_redis": 1,
-    "drop_hints": 3, "double_hints": 3, "fill_redis": 1,
+    "kill_courier": 2, "drop_hints": 3, "double_hints": 3, "fill_redis": 1,
 }  # fmt: skip
 QUEUES = [
     f"{KEYS}celery:{queue_name(PREFIX, MODEL)}{f'{chr(6)}{chr(22)}{step}' if step else ''}" for step in (AHEAD, NORMAL)
@@ -110,6 +110,8 @@ class Faults(threading.Thread):
                 self._stack.send(worker, signal.SIGTERM)
             case "kill_api":
                 self._kill_api(whole=fault.which % 2 == 0)
+            case "kill_courier":
+                self._stack.send(self._stack.courier, signal.SIGKILL)
             case "kill_redis":
                 self._stack.server.kill()
                 self._after(fault.for_s / 2, self._start_redis)

@@ -18,6 +18,7 @@ import redis
 
 from shared.keys import NewKey, RedisKeyStore
 from tests.servers import Process, RedisServer, find_redis_server, free_port, until
+from tests.webhooks.receiver import Receiver
 
 PREFIX = "chaos"
 KEYS = "{chaos}:"
@@ -63,10 +64,12 @@ class Stack:
             "REDIS_URL": self.server.url, "REDIS_PREFIX": PREFIX, "REDIS_TIMEOUT_S": "1", "API_PORT": str(self.api_port),
             "MODEL_NAME": MODEL, "ENGINE": "echo", "ENGINE_SLOTS": "8", "ECHO_TOKEN_DELAY_S": "0.02",
             "WORKER_BEAT_S": "0.5", "WORKER_LEASE_S": "2", "RECONCILE_S": "0.5", "HINT_GRACE_S": "1", "WORKER_DRAIN_S": "1",
-            "HISTORY_MAX_TURNS": "1000", "LOG_FORMAT": "json", **env,
+            "HISTORY_MAX_TURNS": "1000", "LOG_FORMAT": "json", "WEBHOOK_ALLOWLIST": "127.0.0.1", **env,
         }  # fmt: skip
         self.api = Kept("api", [sys.executable, "-m", "api"])
         self.workers = [Kept(f"worker{n}", [sys.executable, "-m", "tests.chaos.poisoned"]) for n in range(workers)]
+        self.courier = Kept("courier", [sys.executable, "-m", "worker.courier"])
+        self.receiver = Receiver()
         self.keys: dict[str, tuple[str, str]] = {}
         """tenant -> (key id, secret)"""
         self._ended = threading.Event()
@@ -74,12 +77,13 @@ class Stack:
 
     def __enter__(self) -> Self:
         self.server.start()
+        self.receiver.__enter__()
         for tenant in TENANTS:
             new = NewKey(tenant, requests_per_minute=10_000_000, max_queued=1_000_000)
             key, secret = RedisKeyStore(self.client, KEYS).create(new)
             self.keys[tenant] = (key.id, secret)
         try:
-            for kept in (self.api, *self.workers):
+            for kept in self.kept:
                 self._start(kept)
             until(self.answers, 60, what="the API")
             until(lambda: len(self.live_workers()) == len(self.workers), 60, what="the workers")
@@ -95,10 +99,15 @@ class Stack:
         self._ended.set()
         if self._supervisor.is_alive():
             self._supervisor.join(10)
-        for kept in (self.api, *self.workers):
+        for kept in self.kept:
             self.kill(kept)
+        self.receiver.__exit__(kind, error, trace)
         self.client.close()
         self.server.stop()
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        return (self.api, self.courier, *self.workers)
 
     def _start(self, kept: Kept) -> None:
         kept.starts += 1
@@ -106,7 +115,7 @@ class Stack:
 
     def _supervise(self) -> None:
         while not self._ended.wait(0.1):
-            for kept in (self.api, *self.workers):
+            for kept in self.kept:
                 if not kept.alive() and not self._ended.is_set():
                     assert kept.process is not None
                     kept.exits.append((kept.pid, kept.process.process.returncode))

@@ -12,12 +12,15 @@ from typing import Any
 
 import redis
 
-from tests.chaos.audit import Audit, pending, read
+from tests.chaos.audit import Audit, pending, read, undelivered
 from tests.chaos.clients import Client, Diary
 from tests.chaos.faults import Aboard, EndsHeard, Faults, Watch, plan
 from tests.chaos.stack import TENANTS, Stack
+from tests.chaos.viewers import Viewer
 
 CLIENTS = {"calm": 3, "busy": 2}
+VIEWERS = 4
+"""For each tenant."""
 GAP_S = 2.0
 QUIET_S = 90
 
@@ -50,20 +53,29 @@ def trial(
         say(f"up in {folder}")
         faults = Faults(stack, plan(seed, seconds, GAP_S))
         watch, ends = Watch(stack, faults), EndsHeard(stack)
-        clients = make_clients(stack, diary, seed, jobs, seconds, poison)
-        for thread in (ends, watch, faults, *clients):
+        viewers = make_viewers(stack, diary, seed)
+        clients = make_clients(stack, diary, seed, jobs, seconds, poison, viewers)
+        for thread in (ends, watch, faults, *clients, *viewers):
             thread.start()
         faults.join(seconds + 60)
         say(f"faults over: {dict(faults.counts)}")
         quiet_s = settle(stack, clients, report)
+        for viewer in viewers:
+            viewer.halt.set()
+        for viewer in viewers:
+            viewer.join(30)
+            if viewer.is_alive():
+                report.findings.append(f"{viewer.name} watches a stream that does not end")
         for thread in (watch, ends):
             thread.halt.set()
             thread.join(5)
         wronged = reaped_alive(stack, faults)
-        audit = Audit(read(stack.client), diary.entries, ends.heard, written_ends(stack), wronged)
+        audit = Audit(
+            read(stack.client), diary.entries, ends.heard, written_ends(stack), wronged, stack.receiver.received
+        )
         audit.run()
         report.findings += audit.findings
-        report.findings += [f"{t.name} broke: {t.broke!r}" for t in (faults, *clients) if t.broke]
+        report.findings += [f"{t.name} broke: {t.broke!r}" for t in (faults, *clients, *viewers) if t.broke]
         report.lost, report.doubled = len(audit.lost), len(audit.doubled)
         report.numbers |= numbers(stack, audit, faults, quiet_s)
     diary.close()
@@ -73,14 +85,25 @@ def trial(
     return report
 
 
-def make_clients(stack: Stack, diary: Diary, seed: int, jobs: int, seconds: float, poison: int) -> list[Client]:
+def make_viewers(stack: Stack, diary: Diary, seed: int) -> list[Viewer]:
+    return [
+        Viewer(f"{tenant}-viewer{n}", tenant, stack.keys[tenant][1], stack.api_port, diary, seed)
+        for tenant in TENANTS
+        for n in range(VIEWERS)
+    ]
+
+
+def make_clients(
+    stack: Stack, diary: Diary, seed: int, jobs: int, seconds: float, poison: int, viewers: Sequence[Viewer]
+) -> list[Client]:
     count = sum(CLIENTS.values())
     clients = []
     for tenant in TENANTS:
         for n in range(CLIENTS[tenant]):
             deadly = poison if (tenant, n) == ("calm", 0) else 0
             arguments = (stack.keys[tenant][1], stack.api_port, diary, seed, jobs // count, seconds, deadly)
-            clients.append(Client(f"{tenant}{n}", tenant, *arguments))
+            viewer = viewers[TENANTS.index(tenant) * VIEWERS + n % VIEWERS]
+            clients.append(Client(f"{tenant}{n}", tenant, *arguments, viewer.watch, stack.receiver.url))
     return clients
 
 
@@ -89,7 +112,8 @@ def settle(stack: Stack, clients: Sequence[Client], report: Report) -> float:
     begin = time.monotonic()
     while time.monotonic() - begin < QUIET_S:
         try:
-            if not any(client.is_alive() for client in clients) and pending(stack.client) == 0:
+            content = not any(client.is_alive() for client in clients)
+            if content and pending(stack.client) == 0 and undelivered(stack.client) == 0:
                 break
         except redis.RedisError:
             pass
@@ -129,7 +153,7 @@ def reaped_alive(stack: Stack, faults: Faults) -> list[str]:
 def numbers(stack: Stack, audit: Audit, faults: Faults, quiet_s: float) -> dict[str, Any]:
     lines = [line for worker in stack.workers for line in stack.logs(worker.name)]
     stats = audit.truth.stats
-    exits = [code for kept in (stack.api, *stack.workers) for _, code in kept.exits]
+    exits = [code for kept in stack.kept for _, code in kept.exits]
     return {
         "jobs accepted": len(audit.accepted),
         "ended": {name.removeprefix("ended:"): int(n) for name, n in stats.items() if name.startswith("ended:")},
@@ -145,6 +169,8 @@ def numbers(stack: Stack, audit: Audit, faults: Faults, quiet_s: float) -> dict[
         "hints without work": sum("hint without work" in line for line in lines),
         "writes fenced": sum(end["verdict"] == "fenced" for end in written_ends(stack)),
         "not brought to its end": sum("job not brought to its end" in line for line in lines),
+        "streams": audit.streams,
+        "webhooks": audit.webhooks,
         "killed -> waits again": percentiles(faults.aboard, "requeued_s"),
         "killed -> runs again": percentiles(faults.aboard, "running_s"),
         "quiet after the last fault": f"{quiet_s:.1f} s",

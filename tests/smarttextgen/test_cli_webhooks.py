@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import signal
 import socket
-import subprocess
-import sys
 from datetime import UTC, datetime
 
 import httpx
@@ -20,6 +17,7 @@ from smarttextgen.cli import app
 from smarttextgen.cli.exits import ExitCode
 from tests.smarttextgen.fake_api import KEY, FakeApi, eventually
 from tests.smarttextgen.fake_webhooks import DEFAULT_SECRET, NEW_SECRET
+from tests.smarttextgen.processes import Listening
 
 OWN_SECRET = "whsec_" + base64.b64encode(b"own" * 10).decode()
 JOB = {"id": "job_1", "status": "succeeded", "output": "我的包裹 🧦", "execution_time_ms": 1500}
@@ -78,17 +76,8 @@ def test_json_everywhere(api: FakeApi, words: str) -> None:
 # --- listening
 
 
-class Listening:
+class Receiving(Listening):
     """`webhooks listen` as a process. ``deliver`` sends to it as the service does; returns the status."""
-
-    def __init__(self, api: FakeApi, *words: str) -> None:
-        argv = [sys.executable, "-m", "smarttextgen", "webhooks", "listen", "--url", api.url, "--api-key", KEY, *words]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + self.process.stderr.read()
-        self.url = found[0]
 
     def deliver(self, secret: str, kind: str = "job.succeeded", data: object = None) -> int:
         now = datetime.now(UTC)
@@ -100,16 +89,9 @@ class Listening:
         }
         return httpx.post(self.url, content=body.encode(), headers=headers, trust_env=False).status_code
 
-    def end(self, number: int | None = None) -> tuple[int, list[str]]:
-        """Exit code and the lines that were printed."""
-        if number is not None:
-            self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=20)
-        return self.process.returncode, output.splitlines()
-
 
 def test_listen_tells_good_from_bad(api: FakeApi) -> None:
-    listening = Listening(api)
+    listening = Receiving(api.url, KEY)
     assert listening.deliver(DEFAULT_SECRET) == 204
     assert listening.deliver(OWN_SECRET) == 400
     assert listening.deliver(DEFAULT_SECRET, "batch.completed", {"id": "batch_1", "status": "completed"}) == 204
@@ -124,7 +106,7 @@ def test_listen_tells_good_from_bad(api: FakeApi) -> None:
 
 
 def test_listen_as_json_for_so_many(api: FakeApi) -> None:
-    listening = Listening(api, "--secret", OWN_SECRET, "--json", "--count", "2")
+    listening = Receiving(api.url, KEY, "--secret", OWN_SECRET, "--json", "--count", "2")
     assert [listening.deliver(secret) for secret in (OWN_SECRET, DEFAULT_SECRET, OWN_SECRET)] == [204, 400, 204]
     code, lines = listening.end()
     assert code == 0
@@ -136,7 +118,7 @@ def test_listen_as_json_for_so_many(api: FakeApi) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_registered_endpoint_is_there_while_it_listens(api: FakeApi, number: int) -> None:
-    listening = Listening(api, "--register", "--events", "job.succeeded")
+    listening = Receiving(api.url, KEY, "--register", "--events", "job.succeeded")
     (endpoint,) = [each for each in api.webhooks.endpoints.values() if each["id"] != "default"]
     assert (endpoint["url"], endpoint["events"]) == (listening.url, ["job.succeeded"])
     assert listening.deliver(NEW_SECRET) == 204
@@ -145,7 +127,7 @@ def test_a_registered_endpoint_is_there_while_it_listens(api: FakeApi, number: i
 
 
 def test_a_registered_endpoint_that_somebody_else_deleted(api: FakeApi) -> None:
-    listening = Listening(api, "--register", "--public-url", "https://example.org/x")
+    listening = Receiving(api.url, KEY, "--register", "--public-url", "https://example.org/x")
     assert api.webhooks.endpoints.pop("we_1")["url"] == "https://example.org/x"
     assert listening.end(signal.SIGTERM)[0] == 0
 
@@ -161,7 +143,7 @@ def test_what_it_cannot_listen_with(api: FakeApi) -> None:
 
 
 def test_requests_that_are_no_deliveries(api: FakeApi) -> None:
-    listening = Listening(api)
+    listening = Receiving(api.url, KEY)
     assert httpx.get(listening.url, trust_env=False).status_code == 501
     port = int(listening.url.rstrip("/").rsplit(":", 1)[1])
     for head, status in (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from shared.store.batches import BatchReceipt, BatchResult, NewBatch
 from shared.store.protocol import Hint, NewJob, Patience, Reconciled, Submission
 from shared.store.redis import RedisStore
 
-STEPS = "local ENROLL, CANCEL, REMOVE = 500, 200, 200"
+STEPS = re.compile(r"local ENROLL, CANCEL, REMOVE = \d+, \d+, \d+")
 _ids = itertools.count(1)
 
 
@@ -20,12 +22,12 @@ def make_small(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Chunks, steps and reads of so many jobs, in stores that are made from now on."""
     whole = scripts.source
 
-    def small(operation: str, *, flags: bool = True) -> str:
-        text = whole(operation, flags=flags)
-        assert STEPS in text
-        return text.replace(STEPS, f"local ENROLL, CANCEL, REMOVE = {size}, {size}, {size}")
+    def smaller(*args: Any, **more: Any) -> str:
+        text, count = STEPS.subn(f"local ENROLL, CANCEL, REMOVE = {size}, {size}, {size}", whole(*args, **more))
+        assert count == 1
+        return text
 
-    monkeypatch.setattr(scripts, "source", small)
+    monkeypatch.setattr(scripts, "source", smaller)
     monkeypatch.setattr(redis_batches, "CHUNK", size)
     monkeypatch.setattr(redis_batches, "READ", size)
 

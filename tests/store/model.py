@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import redis
 
 from shared.job import TRANSITIONS, JobRef, JobSpec, JobStatus
+from shared.store.protocol import NewJob
 from shared.store.retention import Retention
 
 MOST_TURNS = 3
@@ -19,6 +20,26 @@ TENANTS = ("shop", "mill")
 WORKERS = ("w1", "w2", "w3")
 SLOTS = {"w1": 1, "w2": 4, "w3": 16}
 QUEUED, RUNNING = JobStatus.QUEUED, JobStatus.RUNNING
+
+
+@dataclass
+class KeptBatch:
+    """What the model knows of a batch. ``jobs``: those that were given records, in order, also if they were deleted since.
+    ``staged``: those that wait for theirs. ``ends``: at which of the model's moments each job ended; one rule may end many, in any order."""
+
+    tenant: str
+    id: str
+    key_id: str
+    size: int
+    staged: list[NewJob]
+    jobs: list[JobRef] = field(default_factory=list)
+    ends: dict[JobRef, int] = field(default_factory=dict)
+    admitting: bool = False
+    removing: bool = False
+    expired: bool = False
+    cancel_requested: bool = False
+    cancel_at: int = 0
+    deleted: int = 0
 
 
 @dataclass
@@ -36,6 +57,7 @@ class Kept:
     crashes: int = 0
     output: str | None = None
     convicted: bool = False
+    batch: KeptBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,7 @@ class House:
     """The model's side: what must hold."""
 
     jobs: dict[JobRef, Kept] = field(default_factory=dict)
+    batches: dict[str, KeptBatch] = field(default_factory=dict)
     gone: set[JobRef] = field(default_factory=set)
     lives: Counter[JobRef] = field(default_factory=Counter)
     attempts: dict[JobRef, int] = field(default_factory=dict)
@@ -67,12 +90,21 @@ class House:
     ended: Counter[str] = field(default_factory=Counter)
     written: set[tuple[JobRef, int, int]] = field(default_factory=set)  # (job, life, attempt) whose end was accepted
     requeued: int = 0
+    moment: int = 0
 
     def of(self, status: JobStatus) -> list[Kept]:
         return [job for job in self.jobs.values() if job.status is status]
 
     def move(self, job: Kept, status: JobStatus) -> None:
         assert status in TRANSITIONS[job.status], f"{job.status} -> {status}"
+        batch = job.batch
+        if batch:
+            if job.status.ended:
+                del batch.ends[job.ref]
+                if self.is_done(batch):
+                    batch.cancel_requested, batch.cancel_at = False, 0
+            if status.ended:
+                batch.ends[job.ref] = self.moment
         job.status = status
         if job.owner:
             self.suspects[job.owner].discard(job.ref)
@@ -81,6 +113,36 @@ class House:
             self.ended[status] += 1
         else:
             job.owner = None
+
+    def of_batch(self, batch: KeptBatch) -> list[Kept]:
+        return [self.jobs[ref] for ref in batch.jobs if ref in self.jobs]
+
+    def is_done(self, batch: KeptBatch) -> bool:
+        return not batch.staged and all(job.status.ended for job in self.of_batch(batch))
+
+    def stops(self, batch: KeptBatch | None) -> bool:
+        return batch is not None and batch.cancel_requested and not self.is_done(batch)
+
+    def unfinished(self, batch: KeptBatch) -> bool:
+        """Whether a step is left to make."""
+        if batch.admitting:
+            return False
+        sweeping = batch.cancel_requested and batch.cancel_at < len(batch.jobs)
+        return batch.removing or bool(batch.staged) or sweeping
+
+    def drop(self, job: Kept) -> None:
+        """The job is deleted."""
+        del self.jobs[job.ref]
+        if job.owner:
+            self.suspects[job.owner].discard(job.ref)
+        self.attempts[job.ref] = job.attempt
+        if job.spec.user_id:
+            turns = self.turns[job.ref.tenant, job.spec.user_id]
+            turns[:] = [turn for turn in turns if turn != job.ref.id]
+        if job.batch and not job.batch.removing:
+            job.batch.deleted += 1
+            if job.status.ended:
+                del job.batch.ends[job.ref]
 
     def hand_back(self, job: Kept) -> None:
         """A job that was to be stopped anyway ends as that; any other waits again."""
@@ -123,13 +185,14 @@ class Snapshot:
 
     @staticmethod
     def _read(pipe: redis.client.Pipeline, key: str, kind: str) -> None:
-        if kind in {"job", "depth", "served", "waiting", "stats", "usage"}:
+        if kind in {"job", "depth", "served", "waiting", "stats", "usage", "batch", "staged"}:
             pipe.hgetall(key)
-        elif kind in {"line", "active", "sent", "deadlines", "workers", "dead", "jobs"}:
+        elif kind in {"line", "active", "sent", "deadlines", "workers", "dead", "jobs", "batches", "batches_due",
+                      "batch_ended"}:  # fmt: skip
             pipe.zrange(key, 0, -1, withscores=True)
         elif kind in {"running", "owned", "suspects"}:
             pipe.smembers(key)
-        elif kind == "history":
+        elif kind in {"history", "batch_jobs", "batch_staged"}:
             pipe.lrange(key, 0, -1)
         else:
             pipe.exists(key)
@@ -139,6 +202,13 @@ class Snapshot:
 
     def zset(self, name: str) -> dict[str, float]:
         return dict(self._values.get(name, ()))
+
+    def list(self, name: str) -> list[str]:
+        return self._values.get(name, [])
+
+    def names(self, kind: str) -> list[str]:
+        """What comes after a kind of key."""
+        return [name.removeprefix(f"{kind}:") for name in self._values if name.startswith(f"{kind}:")]
 
     def set(self, name: str) -> set[str]:
         return set(self._values.get(name, ()))

@@ -48,6 +48,8 @@ from shared.store.protocol import (
 )
 from shared.store.redis import RedisStore
 from tests.servers import RedisServer
+from tests.store.batch_rules import STEP, BatchRules
+from tests.store.batching import make_small
 from tests.store.model import (
     MODELS,
     MOST_CRASHES,
@@ -73,7 +75,7 @@ nth = st.integers(0, 30)
 ends = st.sampled_from(sorted(status for status in JobStatus if status.ended))
 
 
-class StoreMachine(RuleBasedStateMachine):
+class StoreMachine(BatchRules, RuleBasedStateMachine):
     """Rules call the store and the model alike. Subclasses say which store."""
 
     store: RedisStore
@@ -101,7 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- the client's side
 
-    def _submission(self, tenant: str, ids: list[str], spec: JobSpec, **more) -> Submission:
+    def submission(self, tenant: str, ids: list[str], spec: JobSpec, **more) -> Submission:
         key_id = f"key_{tenant}"
         return Submission(tenant, key_id, tuple(NewJob(job_id, spec) for job_id in ids), **more)
 
@@ -136,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
         ids = [f"many-{self.numbers + index}" for index in range(count)]
         self.numbers += count
-        submission = self._submission(tenant, ids, spec)
+        submission = self.submission(tenant, ids, spec)
         receipt = self.store.submit(submission)
         assert receipt.ids == tuple(ids)
         assert all(position >= 1 for position in receipt.positions)
@@ -150,7 +152,7 @@ class StoreMachine(RuleBasedStateMachine):
         """A client-chosen id, which may exist, have been deleted, or be past its retention."""
         ref = JobRef(tenant, f"mine-{which}")
         spec = JobSpec(prompt, "general", "demo", "ann")
-        submission = self._submission(tenant, [ref.id], spec, chosen_id=True)
+        submission = self.submission(tenant, [ref.id], spec, chosen_id=True)
         there = self.house.jobs.get(ref)
         if there and there.spec != spec:
             with pytest.raises(JobExistsError):
@@ -169,7 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
     def submit_under_a_key(self, tenant, key, prompt):
         scope = f"{tenant}-{key}"
         self.numbers += 1
-        submission = self._submission(
+        submission = self.submission(
             tenant,
             [f"one-{self.numbers}"],
             JobSpec(prompt, "general", "demo"),
@@ -218,7 +220,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(n=nth)
     def retry(self, n):
         job = self._any(n)
-        if not job.status.ended or job.status is JobStatus.SUCCEEDED:
+        stuck = job.batch and (job.batch.removing or self.house.stops(job.batch))
+        if not job.status.ended or job.status is JobStatus.SUCCEEDED or stuck:
             with pytest.raises(JobNotRetryableError):
                 self.store.retry(job.ref)
             return
@@ -233,20 +236,14 @@ class StoreMachine(RuleBasedStateMachine):
     def delete(self, n):
         job = self._any(n)
         self.store.delete(job.ref)
-        del self.house.jobs[job.ref]
-        if job.owner:
-            self.house.suspects[job.owner].discard(job.ref)
-        self.house.attempts[job.ref] = job.attempt
-        if job.spec.user_id:
-            turns = self.house.turns[job.ref.tenant, job.spec.user_id]
-            turns[:] = [turn for turn in turns if turn != job.ref.id]
+        self.house.drop(job)
         with pytest.raises(NotFoundError):
             self.store.get(job.ref)
 
-    @precondition(lambda self: any(job.status.ended for job in self.house.jobs.values()))
+    @precondition(lambda self: any(job.status.ended and not job.batch for job in self.house.jobs.values()))
     @rule(n=nth)
     def let_retention_pass(self, n):
-        ended = [job for job in self.house.jobs.values() if job.status.ended]
+        ended = [job for job in self.house.jobs.values() if job.status.ended and not job.batch]
         job = ended[n % len(ended)]
         self.client.delete(f"{self.prefix}job:{job.ref}")
         self.house.gone.add(job.ref)
@@ -295,6 +292,10 @@ class StoreMachine(RuleBasedStateMachine):
         token = f"token-{self.numbers}"
         registered = worker in self.house.alive and worker not in self.house.dying
         claim = self.store.claim(job.ref, worker, token)
+        if job.status is QUEUED and self.house.stops(job.batch):
+            assert claim is None
+            self.house.move(job, JobStatus.CANCELED)
+            return
         if job.status is not QUEUED or not registered or not self.house.has_room(worker, job.crashes):
             assert claim is None
             return
@@ -440,6 +441,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._check_hints(self._pass(Patience(grace_s, age_s, MOST_CRASHES, pause_s=0)).hints)
 
     def _pass(self, patience: Patience) -> Reconciled:
+        self.put_off_batches()
         done = self.store.reconcile(patience)
         assert set(done.reaped) == self.house.dying
         for worker in list(self.house.dying):
@@ -503,6 +505,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._check_model(model, seen)
         self._check_owners(seen)
         self._check_effects(seen)
+        self.check_batches(seen)
 
     def _check_records(self, seen: Snapshot) -> None:
         assert seen.jobs.keys() == {str(ref) for ref in self.house.jobs}
@@ -512,7 +515,7 @@ class StoreMachine(RuleBasedStateMachine):
                 job.status, job.attempt, job.owner, job.mark,
             ), ref  # fmt: skip
             assert ("finished_at" in record) is job.status.ended
-            assert (seen.ttls[str(ref)] > 0) is job.status.ended
+            assert (seen.ttls[str(ref)] > 0) is (job.status.ended and job.batch is None)
             if job.output:
                 assert job.output in record["result"]
             assert ("worker_crashed" in record.get("error", "")) is job.convicted
@@ -542,6 +545,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert seen.set(f"owned:{worker}") == {str(j.ref) for j in self.house.of(RUNNING) if j.owner == worker}
         assert seen.zset("workers").keys() == set(self.house.alive)
         waiting = Counter(job.key_id for job in self.house.of(QUEUED))
+        for batch in self.house.batches.values():
+            waiting[batch.key_id] += len(batch.staged)
+        waiting = +waiting
         assert {key: int(count) for key, count in seen.hash("waiting").items()} == dict(waiting)
         for entry in seen.zset("deadlines"):
             kind, _, member = entry.partition("|")
@@ -592,10 +598,15 @@ def _settings(examples: int, *, shrink: bool) -> settings:
     )
 
 
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch, STEP)
+
+
 @pytest.mark.timeout(600)  # a failure is shrunk for up to five minutes
-def test_memory_store_is_the_model():
+def test_memory_store_is_the_model(small_steps):
     run_state_machine_as_test(MemoryMachine, settings=_settings(100, shrink=True))
 
 
-def test_redis_store_is_the_model(redis_server: RedisServer):
+def test_redis_store_is_the_model(redis_server: RedisServer, small_steps):
     run_state_machine_as_test(machine_on(redis_server), settings=_settings(60, shrink=False))

@@ -12,6 +12,18 @@ import pytest
 from tests.api.live import LiveApi
 from tests.servers import Process, RedisServer, find_redis_server, until
 
+MODES = '[general]\ndescription = "The prompt itself: nothing that could stop an echo."\n' + "".join(
+    f'[general.{language}]\nsystem = "-"\ntemplate = "{{input}}"\nturn = "{{input}}{{output}}"\n'
+    for language in ("en", "zh-Hant")
+)
+
+
+def make_api(redis_url: str, folder: Path, **env: str) -> LiveApi:
+    """An API under a key prefix of its own, not started."""
+    modes = folder / "modes.toml"
+    modes.write_text(MODES)
+    return LiveApi(redis_url, f"t{secrets.token_hex(4)}", folder, MODES_FILE=str(modes), **env)
+
 
 class Stack:
     """``api`` and any number of workers on one Redis."""
@@ -66,7 +78,7 @@ def start_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
     started: list[Stack] = []
 
     def start(redis_url: str, **env: str) -> Stack:
-        api = LiveApi(redis_url, f"t{secrets.token_hex(4)}", tmp_path, **env)
+        api = make_api(redis_url, tmp_path, **env)
         api.__enter__()
         started.append(Stack(api, tmp_path))
         return started[-1]
@@ -82,7 +94,7 @@ def start_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One for all tests of a module that leave it as it was."""
     folder = tmp_path_factory.mktemp("streams")
-    with LiveApi(redis_url, f"t{secrets.token_hex(4)}", folder, STREAM_PING_S="0.5", MAX_STREAMS_PER_KEY="20") as api:
+    with make_api(redis_url, folder, STREAM_PING_S="0.5", MAX_STREAMS_PER_KEY="20") as api:
         stack = Stack(api, folder)
         stack.start_worker()
         yield stack

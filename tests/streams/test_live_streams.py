@@ -54,7 +54,7 @@ def test_every_cursor_of_an_ended_job_leads_to_the_same_end(stack: Stack) -> Non
 
 def test_a_stream_that_is_killed_a_hundred_times_is_whole(stack: Stack) -> None:
     chance = random.Random(20261122)
-    job_ids = [stack.submit(f"{number} 你好🙂 ", max_length=500) for number in range(12)]
+    job_ids = [stack.submit(f"{number} 你好🙂 ", max_length=500) for number in range(4)]
     kills = 0
 
     def follow(job_id: str) -> Watcher:
@@ -67,7 +67,7 @@ def test_a_stream_that_is_killed_a_hundred_times_is_whole(stack: Stack) -> None:
             kills += watcher.end is None
         return watcher
 
-    with ThreadPoolExecutor(12) as threads:
+    with ThreadPoolExecutor(4) as threads:
         watchers = list(threads.map(follow, job_ids))
     for job_id, watcher in zip(job_ids, watchers, strict=True):
         assert watcher.require_whole()["output"] == stack.job(job_id)["output"] == "".join(watcher.texts.values())

@@ -16,6 +16,7 @@ from shared.errors import (
     WebhookLimitError,
 )
 from shared.job import JobError, JobRef, JobStatus, Outcome, Usage
+from shared.store.events import Said
 from shared.store.protocol import Patience
 from shared.webhooks import DeliveryStatus, Verdict
 from tests.store.conftest import success
@@ -138,7 +139,7 @@ def test_deleting_a_job_takes_what_its_messages_hold_along(post: Post) -> None:
     kept = [key for key in post.kept() if ":message:" in key]
     assert len(kept) == 1, "that of the other job"
     assert post.take() == ()
-    time.sleep(LIMITS.lease_s)
+    post.lapse()
     assert [each.delivery.job_id for each in post.take()] == [posted.id]
     rows = {row.job_id: row for row in post.log()}
     assert {rows[ref.id].status for ref in (waits, unsent)} == {FAILED}
@@ -158,7 +159,7 @@ def test_a_courier_that_is_gone_and_one_that_is_late(post: Post) -> None:
     post.job()
     (first,) = post.take(courier="c1")
     assert post.take(courier="c2") == ()
-    time.sleep(LIMITS.lease_s)
+    post.lapse()
     (second,) = post.take(courier="c2")
     assert (second.delivery.id, second.message.id, second.delivery.attempts) == (first.delivery.id, first.message.id, 2)
     assert not post.say(first, Verdict.FAILED)
@@ -431,3 +432,39 @@ def test_couriers_are_counted(post: Post) -> None:
     assert post.jobs.fleet().couriers == 2
     post.hooks.leave("c1")
     assert post.jobs.fleet().couriers == 1
+
+
+# --- output while it runs
+
+
+def _say(post: Post, ref: JobRef, since: int, *texts: str, attempt: int = 1) -> None:
+    said = Said(ref, attempt, since, tuple((0, text) for text in texts))
+    assert post.jobs.progress("w1", [said]) == [since + len(texts)]
+
+
+def _told(post: Post) -> list[dict]:
+    return [post.body(errand)["data"] for errand in post.take() if errand.delivery.type == "job.output"]
+
+
+def test_output_is_told_while_it_grows_and_not_too_often(post: Post) -> None:
+    hook = {"webhook": URL, "webhook_events_filter": ("job.output",)}
+    ref = post.drive.running(**hook)
+    _say(post, ref, 0, "Hel", "lo")
+    _say(post, ref, 2, ", ")
+    assert _told(post) == [{"id": ref.id, "status": "running", "attempt": 1, "output": "Hello"}]
+    time.sleep(0.5)
+    _say(post, ref, 3, "wörld")
+    assert [data["output"] for data in _told(post)] == ["Hello, wörld"]
+    time.sleep(0.5)
+    post.jobs.release(ref, "w1", 1)
+    assert post.drive.claim(ref) is not None
+    _say(post, ref, 0, "Anew", attempt=2)
+    assert [(data["attempt"], data["output"]) for data in _told(post)] == [(2, "Anew")]
+    assert post.status(ref) is None
+
+
+def test_endpoints_hear_of_output_and_of_nobody_elses(post: Post) -> None:
+    post.endpoint("job.output")
+    _say(post, post.drive.running(), 0, "a")
+    _say(post, post.drive.running(tenant="rival"), 0, "b")
+    assert [data["output"] for data in _told(post)] == ["a"]

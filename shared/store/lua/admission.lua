@@ -71,6 +71,7 @@ local function write_job(a, job, seq)
   end
   redis.call('HSET', job_key(a.tenant, job.id), unpack(fields))
   redis.call('ZADD', P .. 'jobs:' .. a.tenant, seq, job.id)
+  redis.call('SADD', P .. 'tenants', a.tenant)
 end
 
 -- A job that was written goes into its line, and its time to wait runs.

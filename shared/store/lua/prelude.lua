@@ -24,6 +24,7 @@
 --   suspects:W      set     members that crashed before and run on W now
 --   models          hash    name -> announcement              capacity      hash  model -> slots of live workers
 --   dead            zset    seq -> member
+--   tenants         set     those with a list of jobs (see sweep)
 --   outbox          list    'T:MESSAGE', posted and not yet turned into deliveries
 --   message:T:M     hash    what is told, with the record as it was, later its text; open, failed: its deliveries
 --   messages:T:ID   set     messages of a job                delivery:T:D  hash    one message to one endpoint
@@ -31,7 +32,7 @@
 --   lanes           zset    due of its first -> lane         couriers      zset    end of lease -> id
 --   endpoint:T:WE   hash    its fields and secrets           endpoints:T   zset    sequence -> id
 --   deliveries:T:WE zset    log: sequence -> delivery        hook_events:T hash    event -> endpoints that want it
---   stats           hash    ended:STATUS counts, ema_ms:MODEL, requeued, resent, …
+--   stats           hash    ended:STATUS, webhooks:STATUS counts, ema_ms:MODEL, requeued, resent, …
 --   eta_error:M     hash    count, sum_ms, le:BOUND -> jobs whose ETA was off by so much and no less than the bound before
 --   drain:W         string  worker W was told to drain
 --   usage:T:DAY     hash    KEY|MODEL|field -> tokens, jobs   hold_until, heard_at  strings (see mind_outages)
