@@ -35,7 +35,7 @@ def test_the_example_has_every_setting_and_every_variable_of_compose_and_nothing
 
 
 def test_the_example_shows_the_defaults():
-    other_in_containers = A_CONTAINERS_OWN | {"REDIS_URL", "ENVIRONMENT", "MODEL_ID"}
+    other_in_containers = A_CONTAINERS_OWN | {"REDIS_URL", "METRICS_PORT", "METRICS_HOST", "ENVIRONMENT", "MODEL_ID"}
     wrong = {name for name in SETTINGS if name not in other_in_containers and example()[name] != shown(SETTINGS[name])}
     assert wrong == set()
     in_compose = dict(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+):-([^}]*)\}", COMPOSE_TEXT))
@@ -59,6 +59,7 @@ def test_api_and_workers_get_every_setting_in_the_same_way():
     assert set(COMPOSE["x-settings"]) == set(SETTINGS) - A_CONTAINERS_OWN
     for name in ("api", "worker", "worker-gpu", "courier"):
         assert SERVICES[name]["environment"] == COMPOSE["x-settings"], name
+    assert COMPOSE["x-settings"]["METRICS_PORT"] == "9100"  # where prometheus.yml looks for workers and couriers
 
 
 @pytest.mark.parametrize("name", SERVICES)

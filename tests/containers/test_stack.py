@@ -147,7 +147,7 @@ def test_prometheus_reaches_what_has_metrics(stack: Stack):
         answer = httpx.get(f"http://127.0.0.1:{stack.ports['prometheus']}/api/v1/targets").json()
         return {target["labels"]["job"]: target["health"] for target in answer["data"]["activeTargets"]}
 
-    wanted = {"prometheus", "alertmanager", "redis", "flower"}
+    wanted = {"prometheus", "alertmanager", "redis", "flower", "api", "worker", "courier"}
     until(lambda: {name for name, health in up().items() if health == "up"} >= wanted, 60, what="targets")
 
 
