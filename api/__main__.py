@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
+import tempfile
 from typing import NoReturn
 
+from api.gunicorn_hooks import FOLDER
 from shared.errors import ConfigurationError
 from shared.settings import Settings, load_settings
 
 GRACE_S = 30
+SPARE_FILES = 2_048
+"""Beside streams and threads: kept connections, Redis, logs."""
 
 
 def command(settings: Settings) -> list[str]:
@@ -19,7 +24,7 @@ def command(settings: Settings) -> list[str]:
         "--workers": settings.api_workers,
         "--threads": settings.api_threads,
         "--worker-class": "api.server.DeadlineWorker",
-        "--worker-tmp-dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108  # a heartbeat file: no disk
+        "--worker-tmp-dir": _memory_folder(),  # a heartbeat file: no disk
         # Longer than the longest poll, or a drain would cut those that came just before it.
         "--graceful-timeout": GRACE_S,
         "--keep-alive": 30,  # also how long a connection may stay silent before its first request
@@ -30,7 +35,23 @@ def command(settings: Settings) -> list[str]:
         "--log-level": settings.log_level.lower(),
     }
     flags = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
-    return [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", "api.wsgi:app"]
+    hooks = ["--config", "python:api.gunicorn_hooks"]
+    return [sys.executable, "-m", "gunicorn", *hooks, *flags, "--no-control-socket", "api.wsgi:app"]
+
+
+def _memory_folder() -> str | None:
+    """A folder that is no disk, where there is one."""
+    folder = "/dev/shm"  # noqa: S108  # its files get names of their own
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def allow_open_files(settings: Settings) -> None:
+    """Each stream is an open file; many systems allow 1,024 of them unless asked."""
+    wanted = settings.api_max_streams + settings.api_threads + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def main() -> NoReturn:
@@ -40,7 +61,10 @@ def main() -> NoReturn:
     except ConfigurationError as error:
         print(error.message, file=sys.stderr)  # noqa: T201  # logging is not set up, and never will be here
         raise SystemExit(78) from error
+    allow_open_files(settings)
     arguments = command(settings)
+    # Where its processes count. prometheus_client looks for the variable when it is imported, so it has to be there early.
+    os.putenv(FOLDER, tempfile.mkdtemp(prefix="smarttextgen-metrics-", dir=_memory_folder()))
     os.execv(arguments[0], arguments)  # noqa: S606  # our own interpreter, no shell
 
 

@@ -16,6 +16,7 @@ from api.errors import of_validation, register_errors
 from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
+from api.metrics import HttpMetrics, register_metrics
 from api.parsing import StrictRequest, bound_bodies, refuse_malformed
 from api.routes import (
     batches,
@@ -27,6 +28,7 @@ from api.routes import (
     history,
     jobs,
     keys,
+    monitoring,
     operations,
     streams,
     usage,
@@ -35,6 +37,7 @@ from api.routes import webhooks as webhook_routes
 from api.routing import Route, mount
 from api.security import register_security
 from api.services import EXTENSION, Services
+from api.store_collector import StoreCollector
 from api.streaming.hub import Hub, Manners
 from api.streaming.places import Places
 from api.submission import Submitter
@@ -72,6 +75,9 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
     app.url_map.merge_slashes = False  # a redirect would be an answer that is not JSON
     app.validation_error_callback = of_validation
+    metrics = HttpMetrics(StoreCollector(store, settings.public_model_name, settings.metrics_tenants))
+    room.watch(metrics.long_poll)
+    hub.watch(metrics.stream)
     memory = KeyMemory(key_store, settings.api_key_cache_s)
     app.extensions[EXTENSION] = Services(
         settings=settings,
@@ -84,11 +90,13 @@ def create_app(
         admission=Admission(modes, fleet, ContextGuard(store)),
         submitter=Submitter(store, hints, memory, settings),
         hints=hints,
+        metrics=metrics,
         streams=hub,
         webhooks=webhooks,
     )
     register_errors(app)
     register_tracing(app)
+    register_metrics(app, metrics)
     app.before_request(refuse_malformed)
     table = _routes(settings, modes)
     register_identity(app, memory, mount(app, table))
@@ -121,6 +129,7 @@ def _routes(settings: Settings, modes: Modes) -> list[Route]:
         *keys.routes(),
         *operations.routes(),
         *health.routes(),
+        *monitoring.routes(),
     ]
 
 

@@ -12,6 +12,7 @@ from api.admission import Admission
 from api.fleet import FleetView
 from api.hints import Hints
 from api.identity import KeyMemory
+from api.metrics import HttpMetrics
 from api.streaming.hub import Hub
 from api.submission import Submitter
 from api.waiting import WaitingRoom
@@ -38,6 +39,7 @@ class Services:
     admission: Admission
     submitter: Submitter
     hints: Hints
+    metrics: HttpMetrics
     streams: Hub
     webhooks: WebhookStore
     draining: threading.Event = field(default_factory=threading.Event)

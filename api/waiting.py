@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import redis
@@ -52,6 +52,11 @@ class WaitingRoom:
         self._waiting: dict[str, set[Expectation]] = {}
         self._taken = 0
         self._draining = False
+        self._changed: Callable[[int], None] = lambda _: None
+
+    def watch(self, changed: Callable[[int], None]) -> None:
+        """Call this with 1 for each place that is taken, and with -1 for each that gets free."""
+        self._changed = changed
 
     @contextmanager
     def expect(self, refs: Sequence[JobRef], *, wanted: bool = True) -> Iterator[Expectation]:
@@ -64,10 +69,13 @@ class WaitingRoom:
                 self._taken += 1
                 for name in names:
                     self._waiting.setdefault(name, set()).add(expectation)
+        if admitted:
+            self._changed(1)
         try:
             yield expectation
         finally:
             if admitted:
+                self._changed(-1)
                 self._leave(names, expectation)
 
     def _leave(self, names: Sequence[str], expectation: Expectation) -> None:

@@ -157,7 +157,19 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level written.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
 
-    @field_validator("cors_origins", "webhook_allowlist", mode="before")
+    # --- metrics
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port that a worker or a courier tells its metrics on; 0 is none. The API's are at /metrics.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address of that port.")
+    metrics_tenants: CommaList = Field(
+        (), description="Tenants that have metrics of their own, comma-separated. Default: none."
+    )
+
+    @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -191,11 +203,15 @@ class Settings(BaseSettings):
 
     @property
     def public_model_name(self) -> str:
-        """The name clients use for this deployment's model: MODEL_NAME, else the folder's name, else the hub id."""
+        """The name clients use for this deployment's model: MODEL_NAME, else the folder's name, else the hub id.
+
+        An absolute path is a folder, also where it is not there: API and workers have to agree, and in containers only the
+        worker's has the model.
+        """
         if self.model_name:
             return self.model_name
         folder = Path(self.model_id)
-        return folder.resolve().name if folder.is_dir() else self.model_id
+        return folder.resolve().name if folder.is_absolute() or folder.is_dir() else self.model_id
 
 
 def load_settings(**overrides: object) -> Settings:

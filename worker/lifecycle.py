@@ -28,6 +28,7 @@ from shared.settings import Settings
 from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
 from worker.engine.protocol import Engine
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
+from worker.metrics import WorkerMetrics
 from worker.pool import WakingThreadPool
 from worker.prompts import PromptBuilder
 from worker.publisher import Publisher
@@ -76,6 +77,7 @@ class Worker:
         self._build_engine = build_engine
         self._require_server = require_server
         self._celery = celery
+        self._metrics = WorkerMetrics(settings.public_model_name)
         self._engine: Engine | None = None
         self._runner: Runner | None = None
         self._publisher: Publisher | None = None
@@ -98,12 +100,21 @@ class Worker:
         StoreUnavailableError."""
         self._require_server()
         modes = load_modes(self.settings.modes_file)
+        self._metrics.port.open(self.settings.metrics_host, self.settings.metrics_port)
         engine = self._engine = self._build_engine()
+        self._metrics.watch(engine)
         engine.start()
         prompts = PromptBuilder(engine, modes)
         self._publisher = Publisher(self._store, self.id, flush_s=self.settings.events_flush_ms / 1000)
         self._runner = Runner(
-            self._store, engine, prompts, self.id, self.send, self.settings.public_model_name, self._publisher
+            self._store,
+            engine,
+            prompts,
+            self.id,
+            self.send,
+            self.settings.public_model_name,
+            self._publisher,
+            self._metrics,
         )
         self._heartbeat = Heartbeat(
             self._store,
@@ -197,6 +208,7 @@ class Worker:
         for thread in (self._publisher, self._listener, self._reconciler, self._heartbeat):
             if thread:
                 thread.stop()
+        self._metrics.port.close()
         if self._sick:
             return  # its lease runs out, so that a crash is counted: what it still runs may be what broke it
         try:

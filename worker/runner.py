@@ -16,8 +16,9 @@ from shared.cache import cache_key, cacheable
 from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
 from shared.store.events import Said
-from shared.store.protocol import Claim, Hint, JobStore, Stop
+from shared.store.protocol import Claim, Finished, Hint, JobStore, Stop
 from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
+from worker.metrics import Watch, WorkerMetrics
 from worker.prompts import Prompt, PromptBuilder
 from worker.publisher import Publisher, Speech
 
@@ -60,6 +61,7 @@ class _Attempt:
     """A job that this process runs now, and what it says. ``generation`` is None until the engine has it."""
 
     number: int
+    watch: Watch
     speech: Speech
     generation: Generation | None = None
     stopped: Stop | None = None
@@ -69,7 +71,7 @@ class Runner:
     """Runs jobs, each in its caller's thread; any number at the same time.
 
     send: called with the hints that an operation of the store hands back; may raise nothing. model: the public name of the
-    one that the engine runs.
+    one that the engine runs. metrics: what is told of the attempts; default: nobody asks.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Runner:
         send: Callable[[Sequence[Hint]], None],
         model: str,
         publisher: Publisher,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -88,6 +91,7 @@ class Runner:
         self._worker = worker
         self._send = send
         self._model = model
+        self._metrics = metrics or WorkerMetrics(model)
         self._publisher = publisher
         self._lock = threading.Lock()
         self._attempts: dict[JobRef, _Attempt] = {}
@@ -111,7 +115,8 @@ class Runner:
         if claim is None:
             log.info("hint without work")
             return
-        attempt = _Attempt(claim.job.attempt, self._publisher.open(ref, claim.job.attempt))
+        job = claim.job
+        attempt = _Attempt(job.attempt, self._metrics.claimed(job), self._publisher.open(ref, job.attempt))
         with self._lock:
             self._attempts[ref] = attempt
         try:
@@ -127,7 +132,7 @@ class Runner:
         try:
             outcome = self._generate(claim, attempt)
         except EngineStoppedError:
-            self._hand_back(job)
+            self._hand_back(job, attempt)
             return
         except SmartTextGenError as error:
             outcome = _failure(error.code, error.message, retryable=error.retryable)
@@ -136,6 +141,7 @@ class Runner:
             outcome = _failure("internal_error", "The worker failed while running this job.", retryable=True)
         said = _whole(job, outcome) if outcome.cached else attempt.speech.close()
         verdict, hints = self._patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome, said)
+        attempt.watch.ended(outcome, accepted=verdict is Finished.ACCEPTED)
         self._send(hints)
         log.info("job ended", status=outcome.status, attempt=job.attempt, verdict=verdict, cached=outcome.cached)
 
@@ -144,8 +150,11 @@ class Runner:
         prompt = self._prompts.build(job.spec, claim.history)
         key = self._cache_key(job.spec, prompt)
         hit = self._cached(job.ref.tenant, key) if key else None
+        if key:
+            attempt.watch.looked_up(hit=hit is not None)
         if hit:
             return hit
+        attempt.watch.submitted()
         generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)), attempt.speech.say)
         with self._lock:
             attempt.generation = generation
@@ -153,6 +162,7 @@ class Runner:
         if stopped:
             generation.cancel()
         result = self._result(job.ref, generation, job.spec.execution_timeout_s)
+        attempt.watch.generated(result.first_token_s)
         return _outcome(result, key, attempt.stopped)
 
     def _result(self, ref: JobRef, generation: Generation, timeout_s: int | None) -> EngineResult:
@@ -181,9 +191,10 @@ class Runner:
             return None
         return cache_key(spec, revision=self._engine.info.revision, prompt=prompt.ids, stop=prompt.stop)
 
-    def _hand_back(self, job: Job) -> None:
+    def _hand_back(self, job: Job, attempt: _Attempt) -> None:
         """The engine stops under a job that is as good as new: back to its place in the queue."""
         self._send(self._patiently(self._store.release)(job.ref, self._worker, job.attempt) or ())
+        attempt.watch.handed_back()
         log.info("job handed back", attempt=job.attempt)
 
     def close(self) -> None:
@@ -203,6 +214,7 @@ class Runner:
             if attempt is None or attempt.stopped:
                 return
             attempt.stopped = why
+            attempt.watch.stopped()
             generation = attempt.generation
         if generation is not None:
             generation.cancel()

@@ -111,6 +111,10 @@ class Hub:
             raise ServerDrainingError
         return self._places.take(key_id)
 
+    def watch(self, changed: Callable[[int], None]) -> None:
+        """See ``Places.watch``."""
+        self._places.watch(changed)
+
     def adopt(self, sock: socket.socket, opening: Opening) -> None:
         """Stream into this socket from now on; it belongs to the hub."""
         prepare(sock, 3 * self._manners.ping_s)
@@ -314,7 +318,11 @@ class Hub:
 
     async def _read(self, operation: Callable[..., T], *args: object) -> T:
         """Ask the store, without holding up the loop. Raises: what it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, operation, *args)
+        try:
+            answer = asyncio.get_running_loop().run_in_executor(self._readers, operation, *args)
+        except RuntimeError as error:  # the process is ending, and starts no threads any more
+            raise asyncio.CancelledError from error
+        return await answer
 
     def _spawn(self, work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop | None = None) -> None:
         task = (loop or asyncio.get_running_loop()).create_task(work)

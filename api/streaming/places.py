@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 from shared.errors import StreamLimitError, StreamsFullError
 
@@ -30,6 +31,11 @@ class Places:
         self._most_per_key = most_per_key
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
+        self._changed: Callable[[int], None] = lambda _: None
+
+    def watch(self, changed: Callable[[int], None]) -> None:
+        """Call this with 1 for each place that is taken, and with -1 for each that is given back."""
+        self._changed = changed
 
     def take(self, key_id: str) -> Place:
         """Raises: StreamLimitError, StreamsFullError."""
@@ -40,6 +46,7 @@ class Places:
             if self._taken.total() >= self._most:
                 raise StreamsFullError
             self._taken[key_id] += 1
+        self._changed(1)
         return Place(self, key_id)
 
     def take_back(self, key_id: str) -> None:
@@ -47,6 +54,7 @@ class Places:
             self._taken[key_id] -= 1
             if self._taken[key_id] <= 0:
                 del self._taken[key_id]
+        self._changed(-1)
 
     @property
     def taken(self) -> int:

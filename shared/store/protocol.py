@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
 from shared.store.batches import BatchStore
 from shared.store.events import JobLog, Said
+from shared.store.figures import Figures
 
 T = TypeVar("T")
 
@@ -417,6 +418,10 @@ class JobStore(BatchStore, Protocol):
 
     # --- everybody's
     def fleet(self) -> Fleet: ...
+
+    def figures(self, tenants: Sequence[str] = ()) -> Figures:
+        """What metrics tell: of the queues and the workers, and of these tenants. Costs by queues, not by jobs."""
+        ...
 
     def ping(self) -> None:
         """Raises StoreUnavailableError where the store is away."""

@@ -18,9 +18,10 @@ from shared.errors import (
     NotFoundError,
 )
 from shared.job import Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
-from shared.store import records
+from shared.store import figures, records
 from shared.store.connection import Client
 from shared.store.events import JobLog, Said
+from shared.store.figures import Figures
 from shared.store.protocol import (
     Claim,
     DeadLetter,
@@ -275,6 +276,9 @@ class RedisStore(RedisBatches):
             eta_errors={model: records.eta_error(flat) for model, flat in zip(off[::2], off[1::2], strict=True)},
             couriers=int(couriers),
         )
+
+    def figures(self, tenants: Sequence[str] = ()) -> Figures:
+        return figures.parse(self._scripts.run("figures", records.dumps(list(tenants))))
 
     def ping(self) -> None:
         guarded(self._client.ping)

@@ -15,7 +15,7 @@ OPERATIONS = (
     "submit", "complete", "get", "list", "cancel", "delete", "forget",
     "batch_admit", "batch_step", "batch", "batch_list", "batch_results", "batch_cancel", "batch_delete",
     "claim", "progress", "finish", "release", "retry", "beat", "depart", "reconcile", "fleet", "queue", "dead", "drain",
-    "sweep", "log", "latest",
+    "sweep", "log", "latest", "figures",
 )  # fmt: skip
 LIBRARY = (
     "prelude", "events", "outbox", "batches", "scheduler", "admission", "ending", "stopping", "requeue", "batch_steps",

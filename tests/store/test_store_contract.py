@@ -94,7 +94,6 @@ class TestSubmit:
         time.sleep(1.05)
         assert drive.submit(rate_limit=limit).rate.remaining == 0
 
-
     def test_a_window_that_ends_this_very_millisecond_starts_anew(self, drive: Driver):
         store, limit = drive.store, RateLimit("key_1", 1000, 60)
         for _ in range(40):  # some submit or other meets it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import structlog
 
 from shared.errors import ConfigurationError, StoreUnavailableError
 from shared.logs import configure_logging
+from shared.metrics import MetricsPort
 from shared.queue import make_celery, send_hints
 from shared.settings import Settings, load_settings
 from shared.store.connection import connect, key_prefix
@@ -24,6 +26,7 @@ from shared.webhooks import RedisWebhookStore
 from shared.webhooks.redis import Limits
 from worker.background import Background
 from worker.courier.courier import STORE_THREADS, Courier
+from worker.courier.metrics import CourierMetrics
 from worker.courier.schedule import Schedule
 from worker.courier.sender import Sender
 from worker.courier.sweeper import Sweeper
@@ -35,7 +38,7 @@ EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
 
 
-def build(settings: Settings) -> tuple[Courier, Sequence[Background]]:
+def build(settings: Settings, metrics: CourierMetrics | None = None) -> tuple[Courier, Sequence[Background]]:
     """The courier of this process, and its duties beside that. They connect when they are first used."""
     client = connect(settings, max_connections=STORE_THREADS + 8)
     store = RedisStore(client, key_prefix(settings), Retention.of(settings))
@@ -55,6 +58,7 @@ def build(settings: Settings) -> tuple[Courier, Sequence[Background]]:
         concurrency=settings.webhook_concurrency,
         in_lane=settings.webhook_per_receiver,
         report_patience_s=settings.webhook_timeout_s,
+        metrics=metrics,
     )
     patience = Patience(settings.hint_grace_s, settings.priority_age_s, settings.max_crashes)
     return courier, (Reconciler(store, send, patience, interval_s=settings.reconcile_s), Sweeper(store))
@@ -83,12 +87,22 @@ def main() -> None:
         print(error.message, file=sys.stderr)
         raise SystemExit(EXIT_CONFIGURATION) from error
     configure_logging(settings, "courier")
-    courier, duties = build(settings)
+    metrics = CourierMetrics()
+    port = MetricsPort(metrics.registry)
+    try:
+        port.open(settings.metrics_host, settings.metrics_port)
+    except ConfigurationError as error:
+        log.critical("courier cannot start", reason=error.message)
+        raise SystemExit(EXIT_CONFIGURATION) from error
+    courier, duties = build(settings, metrics)
     for duty in duties:
         duty.start()
     asyncio.run(serve(courier))
-    for duty in duties:
-        duty.stop()
+    port.close()
+    # Not by way of the interpreter's own end: it would wait for threads that ask a name server which does not answer. What the
+    # duties do may be cut at any point.
+    logging.shutdown()
+    os._exit(0)
 
 
 if __name__ == "__main__":

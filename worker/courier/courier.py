@@ -15,6 +15,7 @@ import structlog
 
 from shared.errors import StoreUnavailableError
 from shared.webhooks import Attempt, Errand, Taken, Verdict, WebhookStore
+from worker.courier.metrics import TOO_LATE, CourierMetrics
 from worker.courier.payload import render
 from worker.courier.schedule import Answer, Schedule
 from worker.courier.sender import Sender
@@ -49,6 +50,7 @@ class Courier:
         concurrency: int,
         in_lane: int,
         report_patience_s: float,
+        metrics: CourierMetrics | None = None,
     ) -> None:
         self.name = name
         self._store = store
@@ -57,6 +59,7 @@ class Courier:
         self._concurrency = concurrency
         self._in_lane = in_lane
         self._report_patience_s = report_patience_s
+        self._metrics = metrics or CourierMetrics()
         self._threads = ThreadPoolExecutor(STORE_THREADS, "store")
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,9 +144,11 @@ class Courier:
             del self._lanes[errand.lane]
         if was_full:
             self._news.set()
+        verdict = attempt.verdict.value if held else TOO_LATE
+        self._metrics.attempted(verdict, time.monotonic() - started, time.time() - errand.message.at / 1000)
         log.info(
             "webhook",
-            verdict=attempt.verdict.value if held else "too late",
+            verdict=verdict,
             delivery=errand.delivery.id,
             message=errand.message.id,
             type=errand.delivery.type,

@@ -15,6 +15,7 @@ from worker.engine.protocol import Delta, EngineRequest, EngineStats, FinishReas
 from worker.engine.runner import LoadedModel
 from worker.engine.scheduler import Scheduler, StepPlan
 from worker.engine.sequence import Row, RowGroup
+from worker.engine.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class EngineLoop:
         self.model = model
         self._scheduler = Scheduler(model.info.slots, model.info.token_budget)
         self._failed_steps = 0
-        self._steps = self._prompt_tokens = self._generated_tokens = 0
+        self._tally = Tally(model.info.slots)
         # Guards the fields after it: the mailbox between callers and the loop.
         self._mail = threading.Condition()
         self._submitted: deque[RowGroup] = deque()
@@ -58,12 +59,17 @@ class EngineLoop:
             self._mail.notify()
 
     def stats(self) -> EngineStats:
+        info = self.model.info
         return EngineStats(
             running=len(self._scheduler.batch),
             waiting=len(self._scheduler.waiting) + len(self._submitted),
-            steps=self._steps,
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=self._generated_tokens,
+            steps=self._tally.steps,
+            prompt_tokens=self._tally.prompt_tokens,
+            generated_tokens=self._tally.generated_tokens,
+            step_rows=tuple(self._tally.rows),
+            token_gaps=self._tally.gaps(),
+            kv_cache_usage=sum(row.computed for row in list(self._scheduler.batch))
+            / (info.slots * info.context_length),
         )
 
     def _post_cancel(self, group: RowGroup) -> None:
@@ -80,7 +86,7 @@ class EngineLoop:
                 while (plan := self._schedule()) is not None:
                     tokens = self._step(plan)
                     if tokens is not None:
-                        self._count(plan, tokens)
+                        self._tally.count(plan, len(tokens))
                         self._emit(plan, tokens)
         except BaseException:
             logger.critical("The engine's loop died.", exc_info=True)
@@ -189,11 +195,6 @@ class EngineLoop:
         self._scheduler.drop(group)
         for row in group.rows:
             self.model.runner.release(row)
-
-    def _count(self, plan: StepPlan, tokens: list[int | Exception]) -> None:
-        self._steps += 1
-        self._prompt_tokens += sum(chunk.end - chunk.start for chunk in plan.chunks)
-        self._generated_tokens += len(tokens)
 
     def _end(self, error: Exception) -> None:
         """Nobody waits on an engine that has ended: everything in it and in its mail fails."""

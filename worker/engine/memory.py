@@ -9,6 +9,8 @@ import torch
 
 from shared.errors import ModelLoadError
 from worker.engine.config import EngineConfig
+from worker.engine.host_memory import host_memory
+from worker.engine.protocol import DeviceMemory
 
 _GIB = 1024**3
 _SLOTS = {"cpu": 32, "cuda": 64}
@@ -50,6 +52,14 @@ def choose_capacity(
         )
     capacity = Capacity(slots, context, config.token_budget or _TOKEN_BUDGET[device.type])
     return capacity, slots * context * bytes_per_token
+
+
+def device_memory(device: torch.device) -> DeviceMemory | None:
+    """What is in use now."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceMemory(total - free, total)
+    return host_memory()
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -92,10 +92,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """The completions in index order, and what they cost."""
+    """The completions in index order, and what they cost. ``first_token_s``: seconds from ``submit`` to the first token; None
+    where there was none."""
 
     completions: tuple[Completion, ...]
     usage: Usage
+    first_token_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +147,39 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenGaps:
+    """Times between two tokens of a row. ``counts``: gaps of each bound (seconds) at most and over the bound before, and last
+    those over every bound."""
+
+    bounds_s: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    sum_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of the device that are in use, of all that it has. On a CPU: of this process, of the machine or container."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot for metrics and for the heartbeat. ``steps`` only ever grows while the engine is sane and busy."""
+    """A snapshot for metrics and for the heartbeat. ``steps`` only ever grows while the engine is sane and busy.
+
+    step_rows: how many steps had 0, 1, 2, … rows in them. kv_cache_usage: share of the room for keys and values that holds
+    tokens, 0 to 1.
+    """
 
     running: int
     waiting: int
     steps: int
     prompt_tokens: int
     generated_tokens: int
+    step_rows: tuple[int, ...] = ()
+    token_gaps: TokenGaps = TokenGaps()
+    kv_cache_usage: float = 0.0
 
 
 class Engine(Protocol):
@@ -190,7 +217,13 @@ class Engine(Protocol):
         """
         ...
 
-    def stats(self) -> EngineStats: ...
+    def stats(self) -> EngineStats:
+        """Counts of the loop. Never waits for the device."""
+        ...
+
+    def device_memory(self) -> DeviceMemory | None:
+        """Asks the device: where that hangs, so does this. None where it does not say."""
+        ...
 
     def shutdown(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, give running ones ``drain_s`` seconds, fail the rest with EngineStoppedError, end the loop."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.engine.protocol import EngineInfo, Message, Piece
+from worker.engine.host_memory import host_memory
+from worker.engine.protocol import DeviceMemory, EngineInfo, Message, Piece
 from worker.engine.scheduler import StepPlan
 from worker.engine.sequence import Row
 
@@ -53,9 +54,11 @@ class Tokenization(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that is warm: all that the loop needs to start. ``end_tokens``: ids that end an answer."""
+    """A model that is warm: all that the loop needs to start. ``end_tokens``: ids that end an answer. ``memory``: asked for
+    statistics, on any thread."""
 
     info: EngineInfo
     runner: Runner
     tokenization: Tokenization
     end_tokens: frozenset[int]
+    memory: Callable[[], DeviceMemory | None] = host_memory

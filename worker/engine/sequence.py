@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from worker.engine.detokenizer import Decode, Detokenizer
 from worker.engine.generation import PendingGeneration
 from worker.engine.protocol import (
@@ -79,6 +81,8 @@ class RowGroup:
         self.handle = handle
         self.on_delta = on_delta
         self.ended = False
+        self.submitted_at = time.perf_counter()
+        self.first_token_at: float | None = None
         self.rows = [Row(self, index, decode) for index in range(request.sampling.n)]
 
     @property
@@ -93,4 +97,5 @@ class RowGroup:
         """The completions in index order; the prompt is counted once."""
         generated = sum(len(row.output) for row in self.rows)
         usage = Usage(len(self.request.prompt), generated)
-        return EngineResult(tuple(row.completion() for row in self.rows), usage)
+        first_token_s = None if self.first_token_at is None else self.first_token_at - self.submitted_at
+        return EngineResult(tuple(row.completion() for row in self.rows), usage, first_token_s)

@@ -9,7 +9,16 @@ from contextlib import AbstractContextManager, nullcontext
 
 from shared.errors import EngineStoppedError, InvalidRequestError
 from worker.engine.loop import EngineLoop
-from worker.engine.protocol import EngineInfo, EngineRequest, EngineStats, Generation, Message, OnDelta, Piece
+from worker.engine.protocol import (
+    DeviceMemory,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    Generation,
+    Message,
+    OnDelta,
+    Piece,
+)
 from worker.engine.runner import LoadedModel
 from worker.engine.validation import check_request
 
@@ -71,6 +80,9 @@ class SlotEngine:
 
     def stats(self) -> EngineStats:
         return self._started_loop.stats()
+
+    def device_memory(self) -> DeviceMemory | None:
+        return self._started_loop.model.memory()
 
     def shutdown(self, drain_s: float = 0.0) -> None:
         if self._loop is not None:

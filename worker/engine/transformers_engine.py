@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from worker.engine import attention, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
 from worker.engine.loading import LoadedWeights, load_weights
-from worker.engine.memory import Capacity, choose_capacity
+from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.packing import pack_linears
 from worker.engine.protocol import EngineInfo
@@ -53,7 +54,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
         token_budget=capacity.token_budget,
         has_chat_template=bool(weights.tokenizer.chat_template),
     )
-    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights))
+    memory = partial(device_memory, weights.device)
+    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
 
 
 def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
