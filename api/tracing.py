@@ -42,6 +42,7 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
+    named = {name: value for name, value in (request.view_args or {}).items() if name in ("job_id", "batch_id")}
     log.info(
         "request",
         method=request.method,
@@ -49,6 +50,7 @@ def _end(response: Response) -> Response:
         route=str(request.url_rule) if request.url_rule else None,
         status=response.status_code,
         duration_ms=round((time.perf_counter() - g.started) * 1000, 1),
+        **named,
     )
     return response
 

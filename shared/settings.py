@@ -157,6 +157,8 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level written.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
 
+    log_prompts: bool = Field(False, description="Prompts and answers go into the worker's logs.")
+
     # --- metrics
     metrics_port: int = Field(
         0,

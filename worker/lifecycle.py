@@ -115,6 +115,7 @@ class Worker:
             self.settings.public_model_name,
             self._publisher,
             self._metrics,
+            log_prompts=self.settings.log_prompts,
         )
         self._heartbeat = Heartbeat(
             self._store,

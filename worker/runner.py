@@ -71,7 +71,8 @@ class Runner:
     """Runs jobs, each in its caller's thread; any number at the same time.
 
     send: called with the hints that an operation of the store hands back; may raise nothing. model: the public name of the
-    one that the engine runs. metrics: what is told of the attempts; default: nobody asks.
+    one that the engine runs. metrics: what is told of the attempts; default: nobody asks. log_prompts: prompts and answers go
+    into the logs.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class Runner:
         model: str,
         publisher: Publisher,
         metrics: WorkerMetrics | None = None,
+        *,
+        log_prompts: bool = False,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -91,6 +94,7 @@ class Runner:
         self._worker = worker
         self._send = send
         self._model = model
+        self._log_prompts = log_prompts
         self._metrics = metrics or WorkerMetrics(model)
         self._publisher = publisher
         self._lock = threading.Lock()
@@ -120,7 +124,7 @@ class Runner:
         with self._lock:
             self._attempts[ref] = attempt
         try:
-            with structlog.contextvars.bound_contextvars(request_id=claim.job.request_id):
+            with structlog.contextvars.bound_contextvars(request_id=claim.job.request_id, attempt=job.attempt):
                 self._bring_to_its_end(claim, attempt)
         finally:
             attempt.speech.close()
@@ -143,7 +147,14 @@ class Runner:
         verdict, hints = self._patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome, said)
         attempt.watch.ended(outcome, accepted=verdict is Finished.ACCEPTED)
         self._send(hints)
-        log.info("job ended", status=outcome.status, attempt=job.attempt, verdict=verdict, cached=outcome.cached)
+        log.info(
+            "job ended",
+            status=outcome.status,
+            verdict=verdict,
+            cached=outcome.cached,
+            **({"code": outcome.error.code} if outcome.error else {}),
+            **(_texts(job, outcome) if self._log_prompts else {}),
+        )
 
     def _generate(self, claim: Claim, attempt: _Attempt) -> Outcome:
         job = claim.job
@@ -195,7 +206,7 @@ class Runner:
         """The engine stops under a job that is as good as new: back to its place in the queue."""
         self._send(self._patiently(self._store.release)(job.ref, self._worker, job.attempt) or ())
         attempt.watch.handed_back()
-        log.info("job handed back", attempt=job.attempt)
+        log.info("job handed back")
 
     def close(self) -> None:
         """Claim nothing any more; what runs goes on."""
@@ -247,6 +258,11 @@ def _whole(job: Job, outcome: Outcome) -> Said:
     """A stored result as if it was just said."""
     entries = tuple((choice.index, choice.text) for choice in outcome.choices if choice.text)
     return Said(job.ref, job.attempt, 0, entries)
+
+
+def _texts(job: Job, outcome: Outcome) -> dict[str, object]:
+    """What was asked and answered: for logs where an operator wants that."""
+    return {"prompt": job.spec.prompt, "outputs": [choice.text for choice in outcome.choices]}
 
 
 def _failure(code: str, message: str, *, retryable: bool) -> Outcome:

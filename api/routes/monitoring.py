@@ -16,7 +16,7 @@ def routes() -> list[Route]:
             "/metrics",
             metrics,
             "health",
-            {200: Media("text/plain", "Metrics.", "textgen_redis_up 1.0\n")},
+            {200: Media("text/plain", "Metrics.", {"type": "string"}, "textgen_redis_up 1.0\n")},
             scope=PUBLIC,
         )
     ]
