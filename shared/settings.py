@@ -159,7 +159,7 @@ class Settings(BaseSettings):
 
     log_prompts: bool = Field(False, description="Prompts and answers go into the worker's logs.")
 
-    # --- metrics
+    # --- metrics and traces
     metrics_port: int = Field(
         0,
         ge=0,
@@ -169,6 +169,11 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="Address of that port.")
     metrics_tenants: CommaList = Field(
         (), description="Tenants that have metrics of their own, comma-separated. Default: none."
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where traces go, by OTLP over HTTP, such as http://collector:4318. Needs the extra otel.",
     )
 
     @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", mode="before")

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 import tenacity
@@ -15,6 +15,7 @@ import tenacity
 from shared.cache import cache_key, cacheable
 from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.spans import NoTraces, Span, Traces
 from shared.store.events import Said
 from shared.store.protocol import Claim, Finished, Hint, JobStore, Stop
 from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
@@ -87,6 +88,7 @@ class Runner:
         metrics: WorkerMetrics | None = None,
         *,
         log_prompts: bool = False,
+        traces: Traces | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -95,6 +97,7 @@ class Runner:
         self._send = send
         self._model = model
         self._log_prompts = log_prompts
+        self._traces = traces or NoTraces()
         self._metrics = metrics or WorkerMetrics(model)
         self._publisher = publisher
         self._lock = threading.Lock()
@@ -133,10 +136,12 @@ class Runner:
 
     def _bring_to_its_end(self, claim: Claim, attempt: _Attempt) -> None:
         job = claim.job
+        span = self._begin_span(job)
         try:
             outcome = self._generate(claim, attempt)
         except EngineStoppedError:
             self._hand_back(job, attempt)
+            span.end(end="handed_back")
             return
         except SmartTextGenError as error:
             outcome = _failure(error.code, error.message, retryable=error.retryable)
@@ -146,6 +151,13 @@ class Runner:
         said = _whole(job, outcome) if outcome.cached else attempt.speech.close()
         verdict, hints = self._patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome, said)
         attempt.watch.ended(outcome, accepted=verdict is Finished.ACCEPTED)
+        span.end(
+            failed=outcome.status is JobStatus.FAILED,
+            end=outcome.status.value if verdict is Finished.ACCEPTED else "fenced",
+            cached=outcome.cached,
+            prompt_tokens=outcome.usage.prompt_tokens,
+            completion_tokens=outcome.usage.completion_tokens,
+        )
         self._send(hints)
         log.info(
             "job ended",
@@ -155,6 +167,15 @@ class Runner:
             **({"code": outcome.error.code} if outcome.error else {}),
             **(_texts(job, outcome) if self._log_prompts else {}),
         )
+
+    def _begin_span(self, job: Job) -> Span:
+        """Of the attempt; and the wait before a first one, which is over."""
+        about: dict[str, Any] = {"job_id": job.id, "attempt": job.attempt, "model": job.spec.model}
+        if job.attempt == 1:
+            self._traces.start("queue", "internal", job.traceparent, start_ms=job.created_at, **about).end(
+                end_ms=job.started_at
+            )
+        return self._traces.start("generate", "consumer", job.traceparent, **about)
 
     def _generate(self, claim: Claim, attempt: _Attempt) -> Outcome:
         job = claim.job
