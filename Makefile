@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types imports pytest chaos bench constraints clean
+.PHONY: help install demo up test lint types imports pytest test-containers chaos bench constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,9 +29,10 @@ up: $(STAMP) ## the same stack, and it stays (Ctrl-C stops it)
 
 test: lint types imports pytest ## everything that CI runs
 
-lint: $(STAMP) ## ruff: lint and format
+lint: $(STAMP) ## ruff: lint and format; hadolint over the Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile.api Dockerfile.worker
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
@@ -41,6 +42,9 @@ imports: $(STAMP) ## import-linter: which room may import which
 
 pytest: $(STAMP) ## unit, contract, integration and end-to-end tests
 	$(BIN)/python -m pytest
+
+test-containers: $(STAMP) ## build the images, run the composed stack, kill and restart its parts (needs Docker)
+	$(BIN)/python -m pytest -m containers tests/containers
 
 SEED ?= 1
 SECONDS ?= 120

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import tempfile
 from typing import NoReturn
@@ -12,6 +13,8 @@ from shared.errors import ConfigurationError
 from shared.settings import Settings, load_settings
 
 GRACE_S = 30
+SPARE_FILES = 2_048
+"""Beside streams and threads: kept connections, Redis, logs."""
 
 
 def command(settings: Settings) -> list[str]:
@@ -42,6 +45,15 @@ def _memory_folder() -> str | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
+def allow_open_files(settings: Settings) -> None:
+    """Each stream is an open file; many systems allow 1,024 of them unless asked."""
+    wanted = settings.api_max_streams + settings.api_threads + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main() -> NoReturn:
     """Does not return where the settings are right. Exit code 78 (EX_CONFIG) with a sentence where they are wrong."""
     try:
@@ -49,6 +61,7 @@ def main() -> NoReturn:
     except ConfigurationError as error:
         print(error.message, file=sys.stderr)  # noqa: T201  # logging is not set up, and never will be here
         raise SystemExit(78) from error
+    allow_open_files(settings)
     arguments = command(settings)
     # Where its processes count. prometheus_client looks for the variable when it is imported, so it has to be there early.
     os.putenv(FOLDER, tempfile.mkdtemp(prefix="smarttextgen-metrics-", dir=_memory_folder()))

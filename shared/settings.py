@@ -210,11 +210,15 @@ class Settings(BaseSettings):
 
     @property
     def public_model_name(self) -> str:
-        """The name clients use for this deployment's model: MODEL_NAME, else the folder's name, else the hub id."""
+        """The name clients use for this deployment's model: MODEL_NAME, else the folder's name, else the hub id.
+
+        An absolute path is a folder, also where it is not there: API and workers have to agree, and in containers only the
+        worker's has the model.
+        """
         if self.model_name:
             return self.model_name
         folder = Path(self.model_id)
-        return folder.resolve().name if folder.is_dir() else self.model_id
+        return folder.resolve().name if folder.is_absolute() or folder.is_dir() else self.model_id
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -31,10 +31,14 @@ def loaded_by(statement: str) -> set[str]:
             "import worker.app; worker.app.engine_from(worker.app.load_settings()).start()",
             MODEL_LIBRARIES | WEB | {"api"},
         ),
+        (
+            "from worker.courier.__main__ import build, load_settings; build(load_settings())",
+            MODEL_LIBRARIES | WEB | {"api", "smarttextgen", "tokenizers", "numpy"},
+        ),
         ("import worker.engine.protocol, worker.engine.factory", MODEL_LIBRARIES | {"redis", "celery"}),
         ("import smarttextgen, smarttextgen.cli", MODEL_LIBRARIES | WEB | ROOMS | {"redis", "celery"}),
     ],
-    ids=["api", "shared", "worker_with_echo", "engine_types", "client"],
+    ids=["api", "shared", "worker_with_echo", "courier", "engine_types", "client"],
 )
 def test_a_process_loads_only_its_rooms(statement: str, never: set[str]):
     assert not loaded_by(statement) & never

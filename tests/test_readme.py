@@ -47,7 +47,7 @@ def blocks(readme: str, language: str) -> list[str]:
 @pytest.mark.parametrize("readme", READMES)
 def test_the_curl_lines_work_as_printed(readme: str, stack: dict):
     environment = os.environ | {"URL": stack["url"], "KEY": stack["api_key"]}
-    run = [block for block in blocks(readme, "sh") if "curl" in block]
+    run = [block for block in blocks(readme, "sh") if "curl" in block and "/stream" not in block]
     assert len(run) == 4
     for block in run:
         done = subprocess.run(["bash", "-ec", block], env=environment, capture_output=True, text=True, check=False)
@@ -57,6 +57,17 @@ def test_the_curl_lines_work_as_printed(readme: str, stack: dict):
         for answer in answers:
             assert not answer.get("error"), (block, answer)
             assert answer.get("status") != "failed"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_stream_is_watched_as_printed(readme: str, stack: dict):
+    environment = os.environ | {"URL": stack["url"], "KEY": stack["api_key"]}
+    (block,) = [block for block in blocks(readme, "sh") if "/stream" in block]
+    done = subprocess.run(["bash", "-ec", block], env=environment, capture_output=True, text=True, check=True)
+    events = re.findall(r"^event: (.*)$", done.stdout, re.MULTILINE)
+    assert events[0] == "queued"
+    assert "output" in events
+    assert events[-1] == "succeeded"
 
 
 @pytest.mark.parametrize("readme", READMES)

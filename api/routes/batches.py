@@ -54,7 +54,11 @@ EXAMPLE = """\
 LINES = Media(
     "application/x-ndjson",
     "A line of JSON for each job that has ended.",
-    {"$ref": "#/components/schemas/BatchResultView"},
+    {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": "#/components/schemas/BatchResultView"},
+    },
     EXAMPLE,
     headers=("X-Next-Cursor", "X-Batch-Status"),
     part=BatchResultView,

@@ -73,14 +73,16 @@ def stream_job(path: JobPath, query: StreamQuery, header: StreamHeader) -> Respo
     204 where nothing follows it because it was the last one.
     """
     house = services()
-    cursor = _cursor(query, header)
+    name, cursor = _cursor(query, header)
     ref = JobRef(caller().tenant, path.job_id)
     place = house.streams.take_place(caller().id)
     try:
         log = house.store.log(ref, cursor, PAGE)
         events = list(log.after(cursor))
-    except BaseException:
+    except BaseException as error:
         place.give_back()
+        if isinstance(error, StreamCursorError):
+            error.param = name
         raise
     if not events and log.job.status.ended:
         place.give_back()
@@ -91,13 +93,13 @@ def stream_job(path: JobPath, query: StreamQuery, header: StreamHeader) -> Respo
     return StreamResponse(house.streams, Opening(ref, last, place, body, complete))
 
 
-def _cursor(query: StreamQuery, header: StreamHeader) -> int:
-    """The number of the event after which to go on. Raises: StreamCursorError."""
+def _cursor(query: StreamQuery, header: StreamHeader) -> tuple[str, int]:
+    """Where the cursor was given, and the number of the event after which to go on. Raises: StreamCursorError."""
     name, given = "Last-Event-ID", header.last_event_id
     if given is None:
         name, given = "starting_after", query.starting_after
     if given is None:
-        return 0
+        return name, 0
     if not _NUMBER.fullmatch(given):
         raise StreamCursorError("An event's number: an integer from 0 on.", param=name)
-    return int(given)
+    return name, int(given)

@@ -318,7 +318,11 @@ class Hub:
 
     async def _read(self, operation: Callable[..., T], *args: object) -> T:
         """Ask the store, without holding up the loop. Raises: what it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, operation, *args)
+        try:
+            answer = asyncio.get_running_loop().run_in_executor(self._readers, operation, *args)
+        except RuntimeError as error:  # the process is ending, and starts no threads any more
+            raise asyncio.CancelledError from error
+        return await answer
 
     def _spawn(self, work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop | None = None) -> None:
         task = (loop or asyncio.get_running_loop()).create_task(work)

@@ -63,7 +63,7 @@ class JobLog:
         Raises: StreamCursorError (no such event yet), StreamGoneError (those that would follow are not kept any more).
         """
         if number > self.last:
-            raise StreamCursorError("This job has no such event.", param="starting_after")
+            raise StreamCursorError("This job has no such event.")
         logged_until = self.last - 1 if self.job.status.ended else self.last
         following = max(number + 1, self.start)
         if following == self.start:

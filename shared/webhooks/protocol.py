@@ -215,6 +215,10 @@ class WebhookStore(Protocol):
         """This courier is off the list."""
         ...
 
+    def couriers(self) -> tuple[str, ...]:
+        """The names of the couriers that have looked for work lately."""
+        ...
+
     def listen(self, news: Callable[[], None], ended: threading.Event) -> None:
         """Call ``news`` whenever something was posted, until ``ended`` is set. What is posted while nobody listens is found by
         the next ``take``."""

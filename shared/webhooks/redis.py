@@ -218,6 +218,11 @@ class RedisWebhookStore:
     def leave(self, courier: str) -> None:
         guarded(lambda: self._client.zrem(f"{self._prefix}couriers", courier))
 
+    def couriers(self) -> tuple[str, ...]:
+        seconds, microseconds = guarded(self._client.time)
+        now_ms = seconds * 1000 + microseconds // 1000
+        return tuple(guarded(lambda: self._client.zrangebyscore(f"{self._prefix}couriers", now_ms, "+inf")))
+
     def listen(self, news: Callable[[], None], ended: threading.Event) -> None:
         with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py leaves it bare
             guarded(lambda: subscription.subscribe(f"{self._prefix}posted"))

@@ -19,7 +19,11 @@ PROTECTED = [
     ("GET", "/api/admin/queues"), ("POST", "/api/admin/queues/a/pause"), ("POST", "/api/admin/queues/a/resume"),
     ("POST", "/api/admin/queues/a/purge"), ("GET", "/api/admin/workers"), ("GET", "/api/admin/dead_letters"),
     ("POST", "/api/admin/dead_letters/a/a/requeue"), ("GET", "/api/batches"), ("GET", "/api/batches/a/results"),
-    ("POST", "/api/batches/a/cancel"), ("DELETE", "/api/batches/a"),
+    ("POST", "/api/batches/a/cancel"), ("DELETE", "/api/batches/a"), ("GET", "/api/jobs/a/stream"),
+    ("POST", "/api/admin/workers/a/drain"), ("POST", "/api/webhooks"), ("GET", "/api/webhooks"),
+    ("GET", "/api/webhooks/a"), ("PATCH", "/api/webhooks/a"), ("DELETE", "/api/webhooks/a"),
+    ("GET", "/api/webhooks/a/secret"), ("POST", "/api/webhooks/a/rotate_secret"), ("POST", "/api/webhooks/a/test"),
+    ("GET", "/api/webhooks/a/deliveries"), ("POST", "/api/webhooks/a/deliveries/a/redeliver"),
 ]  # fmt: skip
 
 

@@ -60,6 +60,7 @@ def test_the_models_public_name(tmp_path: Path):
     assert load_settings(model_name="x", model_id="a/b").public_model_name == "x"
     assert load_settings(model_id="org/name").public_model_name == "org/name"
     assert load_settings(model_id=str(tmp_path)).public_model_name == tmp_path.name
+    assert load_settings(model_id="/models/only-in-the-worker/").public_model_name == "only-in-the-worker"
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,11 @@ def test_the_same_again_changes_nothing(api: FakeApi, prompts: Path, tmp_path: P
     assert done.stderr == "25 results: 2 failed, 23 succeeded\n"
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"half', b"\0\0\0", b'{"status": "succeeded"}\n', b"\n"])
+@pytest.mark.parametrize(
+    "torn",
+    [b"", b'{"half', b"\0" * 100_000, b'{"status": "succeeded"}\n', b"\n"],
+    ids=["whole_lines", "half_a_line", "zeros", "no_cursor", "empty_line"],
+)
 def test_a_file_that_ends_in_the_middle(api: FakeApi, prompts: Path, tmp_path: Path, torn: bytes) -> None:
     out = tmp_path / "results.jsonl"
     run(api, prompts, "--out", out, "--batch-size", 10)

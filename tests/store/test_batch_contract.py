@@ -460,7 +460,7 @@ class TestDelete:
             drive.store.delete_batch("shop", "b1")
         batches.finish_steps()
         left = batches.keys() - before
-        assert {name.partition(":")[0] for name in left} <= {"attempts", "usage", "spent", "staged"}, left
+        assert {name.partition(":")[0] for name in left} <= {"attempts", "usage", "spent", "staged", "tenants"}, left
         assert drive.store.beat(worker("w1"), [(refs[1], 1)]).stops == {refs[1]: "lost"}
         assert drive.store.fleet().queue_lengths == {"demo": 0}
         drive.submit(max_queued=1, max_waiting=1)
@@ -514,7 +514,7 @@ class TestRetention:
             with pytest.raises(GoneError):
                 drive.store.get(ref)
         left = batches.keys() - before
-        assert {name.partition(":")[0] for name in left} <= {"tomb", "usage", "spent", "staged"}, left
+        assert {name.partition(":")[0] for name in left} <= {"tomb", "usage", "spent", "staged", "tenants"}, left
 
     def test_the_longest_wish_of_its_jobs_counts(self, drive: Driver, batches: Batches):
         submission = batches.submission(2)

@@ -188,7 +188,7 @@ class TestLives:
         ref = drive.running()
         say(drive, ref, "a")
         drive.store.delete(ref)
-        assert drive.store.beat(worker(), [(ref, 1)]) == {ref: Stop.LOST}
+        assert drive.store.beat(worker(), [(ref, 1)]).stops == {ref: Stop.LOST}
         with pytest.raises(NotFoundError):
             drive.store.log(ref, 0, WHOLE)
         assert not logs(drive, redis_like)

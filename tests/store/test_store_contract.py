@@ -94,6 +94,13 @@ class TestSubmit:
         time.sleep(1.05)
         assert drive.submit(rate_limit=limit).rate.remaining == 0
 
+    def test_a_window_that_ends_this_very_millisecond_starts_anew(self, drive: Driver):
+        store, limit = drive.store, RateLimit("key_1", 1000, 60)
+        for _ in range(40):  # some submit or other meets it
+            store._client.set(f"{store._prefix}rate:key_1", 0, px=3)
+            for _ in range(4):
+                assert drive.submit(rate_limit=limit).rate.remaining >= 990
+
 
 class TestIdempotency:
     def test_the_same_key_and_body_replay_the_receipt(self, drive: Driver):

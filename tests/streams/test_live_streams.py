@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import psutil
 import pytest
 
 from shared.job import JobRef
@@ -208,7 +209,8 @@ def test_a_key_has_its_share_and_pings_come(stack: Stack) -> None:
 
 
 def test_a_drain_of_the_server(start_stack, redis_url: str) -> None:
-    stack = start_stack(redis_url)
+    stack = start_stack(redis_url, API_MAX_STREAMS="3000")
+    assert psutil.Process(stack.api.process.process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= 3000
     job_ids = [stack.submit() for _ in range(5)]
     watchers = [Watcher() for _ in job_ids]
     with ThreadPoolExecutor(5) as threads:

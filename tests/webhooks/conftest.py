@@ -116,7 +116,7 @@ def run_courier(settings, real: Post) -> Iterator[Callable[..., None]]:
             loop.close()
 
         running.append((thread, end))
-        until(lambda: real.jobs.fleet().couriers == len(running), 20, every_s=0.01, what="a courier")
+        until(lambda: real.jobs.fleet().couriers >= len(running), 20, every_s=0.01, what="a courier")
 
     yield run
     for thread, end in running:

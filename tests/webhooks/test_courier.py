@@ -6,12 +6,17 @@ from __future__ import annotations
 import json
 import signal
 import statistics
+import sys
 import time
 
 import pytest
 
+from shared.errors import ConfigurationError
 from shared.job import JobStatus
-from shared.webhooks import DeliveryStatus, NewEndpoint
+from shared.settings import load_settings
+from shared.store.connection import connect, key_prefix
+from shared.store.redis import RedisStore
+from shared.webhooks import DeliveryStatus, NewEndpoint, RedisWebhookStore
 from tests.servers import Process, RedisServer, find_redis_server, free_port, until
 from tests.webhooks.conftest import ENDS, Post
 from tests.webhooks.receiver import (
@@ -166,7 +171,7 @@ def test_retry_after_is_honoured(run_courier, real: Post, receiver: Receiver, st
 
 
 def test_a_slow_receiver_delays_nobody_else(run_courier, real: Post, receiver: Receiver) -> None:
-    run_courier(webhook_concurrency="16", webhook_per_receiver="8", webhook_timeout_s="3")
+    run_courier(webhook_concurrency="16", webhook_per_receiver="8", webhook_timeout_s="30")
     with Receiver() as slow:
         slow.behaves(hangs)
         for _ in range(40):
@@ -176,18 +181,20 @@ def test_a_slow_receiver_delays_nobody_else(run_courier, real: Post, receiver: R
         for number in range(20):
             real.job(receiver.url)
             receiver.wait_for(number + 1)
-        assert time.time() - began < 3
+        assert time.time() - began < 20
         assert len(slow.received) == 8
 
 
-def test_the_courier_is_killed_between_sending_and_recording(start_courier, real: Post, receiver: Receiver) -> None:
+def test_the_courier_is_killed_between_sending_and_recording(
+    start_courier, run_courier, real: Post, receiver: Receiver
+) -> None:
     receiver.behaves(hangs, answers(200))
     first = start_courier(WEBHOOK_TIMEOUT_S="1")
     real.job(receiver.url)
     receiver.wait_for(1)
     first.process.send_signal(signal.SIGKILL)
     first.wait(5)
-    start_courier(WEBHOOK_TIMEOUT_S="1")
+    run_courier(webhook_timeout_s=1)
     (row,) = settled(real)
     assert (row.status, row.attempts) == (DELIVERED, 2)
     one, two = receiver.received
@@ -205,7 +212,7 @@ def test_two_couriers_send_each_once(run_courier, real: Post, receiver: Receiver
     } == {ref.id for ref in refs}
 
 
-def test_sigterm_hands_back_what_is_under_way(start_courier, real: Post, receiver: Receiver) -> None:
+def test_sigterm_hands_back_what_is_under_way(start_courier, run_courier, real: Post, receiver: Receiver) -> None:
     receiver.behaves(hangs, answers(200))
     courier = start_courier(WEBHOOK_TIMEOUT_S="30")
     real.job(receiver.url)
@@ -215,7 +222,7 @@ def test_sigterm_hands_back_what_is_under_way(start_courier, real: Post, receive
     assert courier.wait(10) == 0, courier.output()
     assert time.monotonic() - asked < 8
     assert real.jobs.fleet().couriers == 0
-    start_courier()
+    run_courier()
     (row,) = settled(real)
     assert (row.status, row.attempts) == (DELIVERED, 1)
 
@@ -243,13 +250,6 @@ def test_an_address_that_is_not_allowed_is_refused_at_delivery(run_courier, real
 
 def test_redis_is_away_for_a_while(tmp_path, receiver: Receiver) -> None:
     """A courier started before its Redis waits; one whose Redis goes away reports when it is back."""
-    import sys
-
-    from shared.settings import load_settings
-    from shared.store.connection import connect, key_prefix
-    from shared.store.redis import RedisStore
-    from shared.webhooks import RedisWebhookStore
-
     binary = find_redis_server()
     if binary is None:
         pytest.skip("no server")
@@ -285,14 +285,19 @@ def test_redis_is_away_for_a_while(tmp_path, receiver: Receiver) -> None:
         courier.kill()
 
 
-def test_wrong_settings_are_said(tmp_path) -> None:
-    import sys
+def test_a_wrong_setting_is_said(tmp_path) -> None:
+    process = Process([sys.executable, "-m", "worker.courier"], tmp_path / "log", {"WEBHOOK_ALLOWLIST": "127.1"})
+    assert process.wait(30) == 78
+    assert "WEBHOOK_ALLOWLIST" in process.output()
+    assert "Traceback" not in process.output()
 
-    for name, value in (("WEBHOOK_ALLOWLIST", "127.1"), ("WEBHOOK_RETRY_S", "soon"), ("WEBHOOK_TIMEOUT_S", "0")):
-        process = Process([sys.executable, "-m", "worker.courier"], tmp_path / name, {name: value})
-        assert process.wait(20) == 78
-        assert name in process.output()
-        assert "Traceback" not in process.output()
+
+@pytest.mark.parametrize(
+    "wrong", [{"webhook_allowlist": "10.0.0.0/33"}, {"webhook_retry_s": "soon"}, {"webhook_timeout_s": 0}], ids=str
+)
+def test_every_wrong_setting_is_named(wrong: dict) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong)).upper()):
+        load_settings(**wrong)
 
 
 def test_a_fleet_without_workers_still_expires_jobs(start_courier, real: Post) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -99,9 +100,11 @@ def main() -> None:
     for duty in duties:
         duty.start()
     asyncio.run(serve(courier))
-    for duty in duties:
-        duty.stop()
     port.close()
+    # Not by way of the interpreter's own end: it would wait for threads that ask a name server which does not answer. What the
+    # duties do may be cut at any point.
+    logging.shutdown()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ local function check_limits(a, count, now)
     local counter = P .. 'rate:' .. a.rate.key
     local used = tonumber(redis.call('GET', counter) or 0)
     local left_ms = redis.call('PTTL', counter)
-    if left_ms < 0 then used, left_ms = 0, a.rate.window_s * 1000 end
+    if left_ms <= 0 then used, left_ms = 0, a.rate.window_s * 1000 end -- 0: it ends in this millisecond
     left[2] = math.ceil(left_ms / 1000)
     if used + a.rate.cost > a.rate.limit then return { 'rate_limited', a.rate.limit - used, left[2] } end
     redis.call('SET', counter, used + a.rate.cost, 'PX', left_ms)

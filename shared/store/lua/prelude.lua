@@ -32,7 +32,7 @@
 --   lanes           zset    due of its first -> lane         couriers      zset    end of lease -> id
 --   endpoint:T:WE   hash    its fields and secrets           endpoints:T   zset    sequence -> id
 --   deliveries:T:WE zset    log: sequence -> delivery        hook_events:T hash    event -> endpoints that want it
---   stats           hash    ended:STATUS counts, ema_ms:MODEL, requeued, resent, …
+--   stats           hash    ended:STATUS, webhooks:STATUS counts, ema_ms:MODEL, requeued, resent, …
 --   eta_error:M     hash    count, sum_ms, le:BOUND -> jobs whose ETA was off by so much and no less than the bound before
 --   drain:W         string  worker W was told to drain
 --   usage:T:DAY     hash    KEY|MODEL|field -> tokens, jobs   hold_until, heard_at  strings (see mind_outages)

@@ -49,6 +49,7 @@ local function settle(tenant, id, status, keep_ms)
   local seen = redis.call('HMGET', key, 'message', 'lane', 'endpoint')
   redis.call('HSET', key, 'status', status)
   redis.call('HDEL', key, 'next_at', 'lease')
+  redis.call('HINCRBY', P .. 'stats', 'webhooks:' .. status, 1)
   if status == 'delivered' then redis.call('HSET', key, 'delivered_at', now_ms()) end
   redis.call('PEXPIRE', key, keep_ms)
   redis.call('PEXPIRE', deliveries_key(tenant, seen[3]), keep_ms + MESSAGES_OF_A_JOB_MS)
@@ -57,7 +58,10 @@ local function settle(tenant, id, status, keep_ms)
   if redis.call('EXISTS', message) == 0 then return end
   if status == 'failed' then redis.call('HINCRBY', message, 'failed', 1) end
   if redis.call('HINCRBY', message, 'open', -1) <= 0 then
-    redis.call('PEXPIRE', message, math.min(keep_ms, number(redis.call('HGET', message, 'ttl_ms'), keep_ms)))
+    local about = redis.call('HMGET', message, 'at', 'ttl_ms')
+    local until_ms = now_ms() + keep_ms
+    if about[2] then until_ms = math.min(until_ms, tonumber(about[1]) + tonumber(about[2])) end
+    redis.call('PEXPIREAT', message, until_ms)
   end
   tell_job(tenant, seen[1])
 end

@@ -5,7 +5,7 @@
 -- Returns {{member, delivery, endpoint, message, turns}…}, now, and when the next one is due (-1: none).
 -- A delivery that was taken comes up again at the end of its lease; who reports then is too late.
 local a = cjson.decode(ARGV[1])
-local EXPAND = 100
+local EXPAND = 50
 local now = now_ms()
 redis.call('ZADD', P .. 'couriers', now + a.alive_ms, a.courier)
 redis.call('ZREMRANGEBYSCORE', P .. 'couriers', '-inf', now)
