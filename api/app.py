@@ -49,10 +49,12 @@ from shared.modes import Modes, load_modes
 from shared.queue import make_celery
 from shared.schemas import bounded
 from shared.settings import Settings, load_settings
+from shared.spans import NoTraces, Traces
 from shared.store.connection import connect, connect_async, ended_channel, key_prefix
 from shared.store.protocol import JobStore
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
+from shared.traces import traces_of
 from shared.webhooks import RedisWebhookStore, WebhookStore
 from shared.webhooks.redis import Limits
 
@@ -68,6 +70,7 @@ def create_app(
     fleet: FleetView,
     hub: Hub,
     webhooks: WebhookStore,
+    traces: Traces | None = None,
 ) -> DocumentedApp:
     """An app of these parts. It starts no thread and makes no connection."""
     app = DocumentedApp("api")
@@ -95,7 +98,7 @@ def create_app(
         webhooks=webhooks,
     )
     register_errors(app)
-    register_tracing(app)
+    register_tracing(app, traces or NoTraces())
     register_metrics(app, metrics)
     app.before_request(refuse_malformed)
     table = _routes(settings, modes)
@@ -160,6 +163,7 @@ def build_app(settings: Settings | None = None) -> Flask:
         modes=load_modes(settings.modes_file),
         room=room,
         fleet=fleet,
+        traces=traces_of(settings, "api"),
         hub=hub_of(settings, store, lambda: connect_async(settings), key_prefix(settings)),
         webhooks=RedisWebhookStore(client, key_prefix(settings), Limits.of(settings)),
     )

@@ -12,7 +12,7 @@ POLICY = {"default-src": "'none'", "frame-ancestors": "'none'"}
 
 EXPOSED = [
     "ETag", "Idempotent-Replayed", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After",
-    "X-Request-Id", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "X-Request-Id", "traceparent", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
 ]  # fmt: skip
 ACCEPTED = [
     "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "X-API-Key", "X-Request-Id",

@@ -90,6 +90,8 @@ class Submitter:
         """
         with self._watching_the_key():
             receipt = self.store.submit(self._submission(jobs, idempotency, chosen_id=chosen_id))
+        if len(receipt.ids) == 1:
+            structlog.contextvars.bind_contextvars(job_id=receipt.ids[0])
         self.hints.send(receipt.hints)
         return receipt
 
@@ -102,6 +104,7 @@ class Submitter:
         """
         with self._watching_the_key():
             receipt = self.store.submit_batch(self._submission(jobs, idempotency), batch)
+        structlog.contextvars.bind_contextvars(batch_id=batch.id)
         self.hints.send(receipt.hints)
         if receipt.more:
             self.go_on(batch.id)

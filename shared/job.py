@@ -196,6 +196,7 @@ class Job:
     batch_id: str | None = None
     custom_id: str | None = None
     request_id: str | None = None
+    traceparent: str | None = None
     webhook_status: str | None = None
     queue_position: int | None = None
     eta_ms: int | None = None

@@ -157,7 +157,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level written.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
 
-    # --- metrics
+    log_prompts: bool = Field(False, description="Prompts and answers go into the worker's logs.")
+
+    # --- metrics and traces
     metrics_port: int = Field(
         0,
         ge=0,
@@ -167,6 +169,11 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="Address of that port.")
     metrics_tenants: CommaList = Field(
         (), description="Tenants that have metrics of their own, comma-separated. Default: none."
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where traces go, by OTLP over HTTP, such as http://collector:4318. Needs the extra otel.",
     )
 
     @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", mode="before")

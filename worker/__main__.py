@@ -8,6 +8,8 @@ import sys
 from celery.bin.celery import celery
 
 from shared.errors import ConfigurationError
+from shared.logs import configure_logging
+from shared.settings import load_settings
 from worker.lifecycle import EXIT_CONFIGURATION
 
 
@@ -19,9 +21,10 @@ def main() -> None:
     except ConfigurationError as error:
         print(error.message, file=sys.stderr)
         raise SystemExit(EXIT_CONFIGURATION) from error
+    configure_logging(load_settings(), "worker")  # Celery warns before it sets its own logs up
     # Celery's own command: unlike Celery.worker_main it hands on the worker's exit code.
     options = ["--without-gossip", "--without-mingle", "--hostname", f"{module.worker_name}@%h"]
-    celery.main(args=["--app", "worker.app", "worker", *options], prog_name="celery")
+    celery.main(args=["--quiet", "--app", "worker.app", "worker", *options], prog_name="celery")
 
 
 if __name__ == "__main__":

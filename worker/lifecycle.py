@@ -26,6 +26,7 @@ from shared.modes import load_modes
 from shared.queue import send_hints
 from shared.settings import Settings
 from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
+from shared.traces import traces_of
 from worker.engine.protocol import Engine
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.metrics import WorkerMetrics
@@ -115,6 +116,8 @@ class Worker:
             self.settings.public_model_name,
             self._publisher,
             self._metrics,
+            log_prompts=self.settings.log_prompts,
+            traces=traces_of(self.settings, "worker"),
         )
         self._heartbeat = Heartbeat(
             self._store,

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 import tenacity
@@ -15,6 +15,7 @@ import tenacity
 from shared.cache import cache_key, cacheable
 from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
 from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.spans import NoTraces, Span, Traces
 from shared.store.events import Said
 from shared.store.protocol import Claim, Finished, Hint, JobStore, Stop
 from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
@@ -71,7 +72,8 @@ class Runner:
     """Runs jobs, each in its caller's thread; any number at the same time.
 
     send: called with the hints that an operation of the store hands back; may raise nothing. model: the public name of the
-    one that the engine runs. metrics: what is told of the attempts; default: nobody asks.
+    one that the engine runs. metrics: what is told of the attempts; default: nobody asks. log_prompts: prompts and answers go
+    into the logs.
     """
 
     def __init__(
@@ -84,6 +86,9 @@ class Runner:
         model: str,
         publisher: Publisher,
         metrics: WorkerMetrics | None = None,
+        *,
+        log_prompts: bool = False,
+        traces: Traces | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -91,6 +96,8 @@ class Runner:
         self._worker = worker
         self._send = send
         self._model = model
+        self._log_prompts = log_prompts
+        self._traces = traces or NoTraces()
         self._metrics = metrics or WorkerMetrics(model)
         self._publisher = publisher
         self._lock = threading.Lock()
@@ -120,7 +127,7 @@ class Runner:
         with self._lock:
             self._attempts[ref] = attempt
         try:
-            with structlog.contextvars.bound_contextvars(request_id=claim.job.request_id):
+            with structlog.contextvars.bound_contextvars(request_id=claim.job.request_id, attempt=job.attempt):
                 self._bring_to_its_end(claim, attempt)
         finally:
             attempt.speech.close()
@@ -129,10 +136,12 @@ class Runner:
 
     def _bring_to_its_end(self, claim: Claim, attempt: _Attempt) -> None:
         job = claim.job
+        span = self._begin_span(job)
         try:
             outcome = self._generate(claim, attempt)
         except EngineStoppedError:
             self._hand_back(job, attempt)
+            span.end(end="handed_back")
             return
         except SmartTextGenError as error:
             outcome = _failure(error.code, error.message, retryable=error.retryable)
@@ -142,8 +151,31 @@ class Runner:
         said = _whole(job, outcome) if outcome.cached else attempt.speech.close()
         verdict, hints = self._patiently(self._store.finish)(job.ref, self._worker, job.attempt, outcome, said)
         attempt.watch.ended(outcome, accepted=verdict is Finished.ACCEPTED)
+        span.end(
+            failed=outcome.status is JobStatus.FAILED,
+            end=outcome.status.value if verdict is Finished.ACCEPTED else "fenced",
+            cached=outcome.cached,
+            prompt_tokens=outcome.usage.prompt_tokens,
+            completion_tokens=outcome.usage.completion_tokens,
+        )
         self._send(hints)
-        log.info("job ended", status=outcome.status, attempt=job.attempt, verdict=verdict, cached=outcome.cached)
+        log.info(
+            "job ended",
+            status=outcome.status,
+            verdict=verdict,
+            cached=outcome.cached,
+            **({"code": outcome.error.code} if outcome.error else {}),
+            **(_texts(job, outcome) if self._log_prompts else {}),
+        )
+
+    def _begin_span(self, job: Job) -> Span:
+        """Of the attempt; and the wait before a first one, which is over."""
+        about: dict[str, Any] = {"job_id": job.id, "attempt": job.attempt, "model": job.spec.model}
+        if job.attempt == 1:
+            self._traces.start("queue", "internal", job.traceparent, start_ms=job.created_at, **about).end(
+                end_ms=job.started_at
+            )
+        return self._traces.start("generate", "consumer", job.traceparent, **about)
 
     def _generate(self, claim: Claim, attempt: _Attempt) -> Outcome:
         job = claim.job
@@ -195,7 +227,7 @@ class Runner:
         """The engine stops under a job that is as good as new: back to its place in the queue."""
         self._send(self._patiently(self._store.release)(job.ref, self._worker, job.attempt) or ())
         attempt.watch.handed_back()
-        log.info("job handed back", attempt=job.attempt)
+        log.info("job handed back")
 
     def close(self) -> None:
         """Claim nothing any more; what runs goes on."""
@@ -247,6 +279,11 @@ def _whole(job: Job, outcome: Outcome) -> Said:
     """A stored result as if it was just said."""
     entries = tuple((choice.index, choice.text) for choice in outcome.choices if choice.text)
     return Said(job.ref, job.attempt, 0, entries)
+
+
+def _texts(job: Job, outcome: Outcome) -> dict[str, object]:
+    """What was asked and answered: for logs where an operator wants that."""
+    return {"prompt": job.spec.prompt, "outputs": [choice.text for choice in outcome.choices]}
 
 
 def _failure(code: str, message: str, *, retryable: bool) -> Outcome:

@@ -86,6 +86,7 @@ def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = ()
         batch_id=record.get("batch_id"),
         custom_id=record.get("custom_id"),
         request_id=record.get("request_id"),
+        traceparent=record.get("traceparent"),
         webhook_status=record.get("hook_status"),
         queue_position=int(place[0]) if place else None,
         eta_ms=int(place[1]) if place else None,

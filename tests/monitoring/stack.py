@@ -52,7 +52,14 @@ class WatchedStack:
             self._run(name, [sys.executable, "-m", module], {**common, "METRICS_PORT": str(self.ports[name])})
         exporter = ["prometheus-redis-exporter", f"--redis.addr={self.redis.url}"]
         self._run("exporter", [*exporter, f"--web.listen-address=127.0.0.1:{self.ports['redis']}"], {})
-        self.api = LiveApi(self.redis.url, "watched", self.folder, **ECHO, METRICS_TENANTS="shop,bank")
+        self.api = LiveApi(
+            self.redis.url,
+            "watched",
+            self.folder,
+            **ECHO,
+            METRICS_TENANTS="shop,bank",
+            DEFAULT_REQUESTS_PER_MINUTE="1000000",
+        )
         self.api.__enter__()
         self._run("prometheus", [
             "prometheus", f"--config.file={self._configuration()}", f"--storage.tsdb.path={self.folder / 'tsdb'}",

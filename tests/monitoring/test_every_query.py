@@ -150,6 +150,21 @@ def test_every_rule_is_evaluated_without_an_error(stack: WatchedStack):
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
 
 
+@pytest.mark.parametrize("name", ["api", "worker0", "worker1", "courier"])
+def test_every_log_line_is_json_and_names_what_it_is_about(stack: WatchedStack, name: str):
+    text = (stack.folder / f"{name}.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {line["process"] for line in lines} == {name.rstrip("01")}
+    about = {"api": "request", "courier": "webhook"}.get(name, "job ended")
+    events = [line for line in lines if line["event"] == about]
+    assert events
+    if name == "api":
+        events = [line for line in events if line["route"] == "/api/generate" and line["status"] in (200, 202)]
+    wanted = {"request_id", "tenant", "job_id", *(() if name == "api" else ("attempt",))}
+    assert [event for event in events if not wanted <= event.keys()] == []
+    assert "of the bank" not in text
+
+
 def test_labels_are_few(stack: WatchedStack):
     """No job, user, key or prompt is a label, so their number does not grow with the load."""
     counts = {row["name"]: row["value"] for row in stack.ask("status/tsdb")["labelValueCountByLabelName"]}

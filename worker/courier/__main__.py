@@ -22,6 +22,7 @@ from shared.store.connection import connect, key_prefix
 from shared.store.protocol import Hint, Patience
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
+from shared.traces import traces_of
 from shared.webhooks import RedisWebhookStore
 from shared.webhooks.redis import Limits
 from worker.background import Background
@@ -59,6 +60,7 @@ def build(settings: Settings, metrics: CourierMetrics | None = None) -> tuple[Co
         in_lane=settings.webhook_per_receiver,
         report_patience_s=settings.webhook_timeout_s,
         metrics=metrics,
+        traces=traces_of(settings, "courier"),
     )
     patience = Patience(settings.hint_grace_s, settings.priority_age_s, settings.max_crashes)
     return courier, (Reconciler(store, send, patience, interval_s=settings.reconcile_s), Sweeper(store))
@@ -90,11 +92,11 @@ def main() -> None:
     metrics = CourierMetrics()
     port = MetricsPort(metrics.registry)
     try:
+        courier, duties = build(settings, metrics)
         port.open(settings.metrics_host, settings.metrics_port)
     except ConfigurationError as error:
         log.critical("courier cannot start", reason=error.message)
         raise SystemExit(EXIT_CONFIGURATION) from error
-    courier, duties = build(settings, metrics)
     for duty in duties:
         duty.start()
     asyncio.run(serve(courier))

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from shared.errors import StoreUnavailableError
+from shared.spans import NoTraces, Traces
 from shared.webhooks import Attempt, Errand, Taken, Verdict, WebhookStore
 from worker.courier.metrics import TOO_LATE, CourierMetrics
 from worker.courier.payload import render
@@ -51,6 +52,7 @@ class Courier:
         in_lane: int,
         report_patience_s: float,
         metrics: CourierMetrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.name = name
         self._store = store
@@ -60,6 +62,7 @@ class Courier:
         self._in_lane = in_lane
         self._report_patience_s = report_patience_s
         self._metrics = metrics or CourierMetrics()
+        self._traces = traces or NoTraces()
         self._threads = ThreadPoolExecutor(STORE_THREADS, "store")
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,6 +155,9 @@ class Courier:
             delivery=errand.delivery.id,
             message=errand.message.id,
             type=errand.delivery.type,
+            tenant=errand.delivery.tenant,
+            job_id=errand.delivery.job_id,
+            batch_id=errand.delivery.batch_id,
             attempt=errand.delivery.attempts,
             status=attempt.response_status,
             error=attempt.error,
@@ -178,8 +184,20 @@ class Courier:
             endpoint = await self._call(self._store.get, errand.delivery.tenant, errand.delivery.endpoint_id)
             secrets = (endpoint.secret,)
         signed = signature_headers(errand.message.id, payload, secrets, time.time())
-        answer = await self._sender.send(errand.delivery.url, payload.encode(), {**errand.headers, **signed})
-        return self._schedule.judge(answer, errand.step)
+        span = self._traces.start(
+            "webhook",
+            "client",
+            errand.headers.get("traceparent"),
+            job_id=errand.delivery.job_id,
+            delivery_id=errand.delivery.id,
+            type=errand.delivery.type,
+        )
+        under = {"traceparent": span.traceparent} if span.traceparent else {}
+        answer = await self._sender.send(errand.delivery.url, payload.encode(), {**errand.headers, **under, **signed})
+        attempt = self._schedule.judge(answer, errand.step)
+        delivered = attempt.verdict is Verdict.DELIVERED
+        span.end(failed=not delivered, status=attempt.response_status, verdict=attempt.verdict.value)
+        return attempt
 
     async def _report(self, errand: Errand, attempt: Attempt) -> bool:
         """Say it, also to a store that is away for a while: for as long as the lease would be ours."""
