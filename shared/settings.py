@@ -6,6 +6,7 @@ Each process reads them once, in its composition root, and hands parts of them o
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -181,6 +182,16 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """flask-cors would take ``https://*.example.com`` for a regular expression, that also ``https://xexample.com.evil.org``
+        matches."""
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?", origin, re.ASCII):
+                raise ValueError(f"{origin!r} is no origin: scheme://host or scheme://host:port, or * alone for any")
         return value
 
     @field_validator("webhook_allowlist")
