@@ -52,7 +52,7 @@ def _indented_traceback(out: TextIO, exc_info: Any) -> None:
     out.write("".join(f"\n    {_visible(line)}" for line in whole.getvalue().split("\n")))
 
 
-def _json_escapes(_logger: object, _method: str, line: str) -> str:
+def _json_escapes(_logger: object, _method: str, line: Any) -> str:
     """JSON itself escapes the first 32 characters alone."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 

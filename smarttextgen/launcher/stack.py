@@ -63,7 +63,7 @@ class Stack:
     @property
     def url(self) -> str:
         """Where this machine reaches the API."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.api_host, self.api_host)  # noqa: S104  # nosec B104  # compared, not bound
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.api_host, self.api_host)  # noqa: S104  compared, not bound
         return f"http://{host}:{self.api_port}"
 
     @property
