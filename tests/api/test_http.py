@@ -90,6 +90,12 @@ def test_the_request_id_reaches_log_job_and_trace(house: House) -> None:
     assert house.store.get(house.store.submitted[0][0]).request_id == "trace-me"
 
 
+def test_nothing_of_a_request_is_on_the_threads_later_lines(house: House) -> None:
+    for path, status in (("/api/modes", 200), ("/api/jobs/nope", 404), ("/nope", 404)):
+        assert house.call("GET", path).status_code == status
+        assert structlog.contextvars.get_contextvars() == {}
+
+
 def test_headers_for_browsers(house: House) -> None:
     for path in ("/health", "/nope", "/api/modes", "/openapi.json"):
         headers = house.call("GET", path).headers

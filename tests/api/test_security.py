@@ -184,22 +184,26 @@ def test_prompts_full_of_commas_are_prompts() -> None:
     assert house.call("POST", "/api/generate_batch", json=body).status_code == 202
 
 
-def test_a_key_holds_one_large_body_and_the_process_a_few(house: House) -> None:
+def test_a_key_holds_so_much_and_the_process_twice() -> None:
     bodies = LargeBodies(100, 10)
-    assert not bodies.take("a", 10)
+    assert not bodies.take("a", 10), "small ones do not count"
+    assert bodies.take("a", 50)
     assert bodies.take("a", 50)
     with pytest.raises(LargeBodiesError):
         bodies.take("a", 11)
-    assert bodies.take("b", 50)
+    assert bodies.take("b", 95)
     with pytest.raises(LargeBodiesError):
         bodies.take("c", 11)
-    assert not bodies.take("c", 10), "others' small ones are taken"
-    bodies.give_back("b")
+    assert not bodies.take("c", 10)
+    bodies.give_back("a", 50)
     assert bodies.take("c", 11)
+    assert bodies.take("a", 39)
+    with pytest.raises(LargeBodiesError):
+        bodies.take("a", 11)
 
 
-def test_large_bodies_of_a_key_are_read_one_after_the_other() -> None:
-    house = build(api_max_body_bytes=2048)
+def test_large_bodies_of_a_key_wait_for_each_other() -> None:
+    house = build(api_max_body_bytes=2048, api_max_batch_bytes=6000)
     large = {"prompts": ["x" * 3000]}
     statuses: list[int] = []
     first = threading.Thread(
@@ -217,8 +221,8 @@ def test_large_bodies_of_a_key_are_read_one_after_the_other() -> None:
     first.join()
     assert statuses == [200]
     assert house.call("POST", "/api/generate_batch", json=large).status_code == 202, "the place was given back"
-    for _ in range(3):  # also by those that are refused
-        assert house.call("POST", "/api/generate_batch", json={"prompts": ["x" * 9000]}).status_code == 422
+    for prompt, status in (("\0" * 600, 422), ("x" * 9000, 413)) * 2:  # also by those that are refused
+        assert house.call("POST", "/api/generate_batch", json={"prompts": [prompt]}).status_code == status
     assert house.call("POST", "/api/generate_batch", json=large).status_code == 202
 
 
