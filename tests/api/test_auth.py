@@ -22,7 +22,7 @@ PROTECTED = [
     ("POST", "/api/batches/a/cancel"), ("DELETE", "/api/batches/a"), ("GET", "/api/jobs/a/stream"),
     ("POST", "/api/admin/workers/a/drain"), ("POST", "/api/webhooks"), ("GET", "/api/webhooks"),
     ("GET", "/api/webhooks/a"), ("PATCH", "/api/webhooks/a"), ("DELETE", "/api/webhooks/a"),
-    ("GET", "/api/webhooks/a/secret"), ("POST", "/api/webhooks/a/rotate_secret"), ("POST", "/api/webhooks/a/test"),
+    ("GET", "/api/webhooks/default/secret"), ("POST", "/api/webhooks/a/rotate_secret"), ("POST", "/api/webhooks/a/test"),
     ("GET", "/api/webhooks/a/deliveries"), ("POST", "/api/webhooks/a/deliveries/a/redeliver"),
 ]  # fmt: skip
 
