@@ -40,8 +40,9 @@ types: $(STAMP) ## mypy, strict
 imports: $(STAMP) ## import-linter: which room may import which
 	$(BIN)/lint-imports
 
-pytest: $(STAMP) ## unit, contract, integration and end-to-end tests
-	$(BIN)/python -m pytest
+JOBS ?= 4
+pytest: $(STAMP) ## unit, contract, integration and end-to-end tests; they wait more than they compute, hence JOBS=4 at a time
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-containers: $(STAMP) ## build the images, run the composed stack, kill and restart its parts (needs Docker)
 	$(BIN)/python -m pytest -m containers tests/containers
