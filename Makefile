@@ -41,8 +41,9 @@ types: $(STAMP) ## mypy, strict
 imports: $(STAMP) ## import-linter: which room may import which
 	$(BIN)/lint-imports
 
-pytest: $(STAMP) ## unit, contract, integration and end-to-end tests
-	$(BIN)/python -m pytest
+JOBS ?= 4
+pytest: $(STAMP) ## unit, contract, integration and end-to-end tests; they wait more than they compute, hence JOBS=4 at a time
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-containers: $(STAMP) ## build the images, run the composed stack, kill and restart its parts (needs Docker)
 	$(BIN)/python -m pytest -m containers tests/containers
@@ -65,9 +66,9 @@ SECONDS ?= 120
 chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit that nothing was lost or doubled
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
-bench: $(STAMP) ## engine and platform benchmarks; minutes (results in benchmarks/results)
-	$(BIN)/python -m benchmarks.engine
-	$(BIN)/python -m benchmarks.platform
+BENCHES ?= engine platform reliability streams batches webhooks
+bench: $(STAMP) ## benchmarks, half an hour; BENCHES='streams batches' for some (results in benchmarks/results)
+	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 constraints: ## pin the versions that are installed now
 	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '@ file' | sed 's/+cpu$$//' > constraints.txt
