@@ -57,8 +57,7 @@ $(AUDIT)/.installed: Makefile
 
 security: $(STAMP) $(AUDIT)/.installed ## bandit at every level, checkov, pip-audit (which has to reach its data); see docs/security.md
 	$(BIN)/bandit --quiet --skip B101,B104,B404,B603 --recursive api shared worker smarttextgen monitoring
-	$(AUDIT)/bin/checkov --directory . --framework dockerfile kubernetes github_actions secrets --compact --quiet \
-		--skip-download --skip-path '^(\.venv|build|deploy/kubernetes/.*\.md)' --skip-path models/demo
+	$(AUDIT)/bin/checkov --directory . --config-file .checkov.yaml
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 SEED ?= 1
