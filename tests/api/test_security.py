@@ -224,6 +224,7 @@ def test_large_bodies_of_a_key_wait_for_each_other() -> None:
     for prompt, status in (("\0" * 600, 422), ("x" * 9000, 413)) * 2:  # also by those that are refused
         assert house.call("POST", "/api/generate_batch", json={"prompts": [prompt]}).status_code == status
     assert house.call("POST", "/api/generate_batch", json=large).status_code == 202
+    assert house.call("OPTIONS", "/api/generate_batch", key=None, json=large).status_code == 200
 
 
 # --- exactness
