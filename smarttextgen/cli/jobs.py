@@ -13,7 +13,7 @@ from smarttextgen.cli import generation
 from smarttextgen.cli.connection import JsonOption, KeyOption, UrlOption, connected
 from smarttextgen.cli.exits import ExitCode
 from smarttextgen.cli.live import follow, follow_as_json
-from smarttextgen.cli.output import print_facts, print_job, print_json, print_table, progress
+from smarttextgen.cli.output import echo, print_facts, print_job, print_json, print_table, progress
 from smarttextgen.client import Client
 from smarttextgen.job_summary import STATUS_STYLES
 from smarttextgen.types import Job
@@ -152,9 +152,9 @@ def _print_answer(job: Job) -> None:
         print_job(job)
         return
     for choice in job.choices[1:] and job.choices:
-        typer.echo(f"[{choice.index}] {choice.text}")
+        echo(f"[{choice.index}] {choice.text}")
     if len(job.choices) < 2:
-        typer.echo(job.output or "")
+        echo(job.output or "")
 
 
 def _prompt(given: str | None) -> str:

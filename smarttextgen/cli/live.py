@@ -10,7 +10,7 @@ from contextlib import closing
 import typer
 from rich.console import Console
 
-from smarttextgen.cli.output import plain, progress
+from smarttextgen.cli.output import echo, plain, progress
 from smarttextgen.client import Client
 from smarttextgen.errors import GoneError, RateLimitedError, SmartTextGenError
 from smarttextgen.events import Ended, Output, Queued, Restarted, StreamEvent
@@ -66,7 +66,7 @@ def follow(client: Client, job_id: str, timeout: float | None) -> Job:
         console.print(sentence, style="yellow", soft_wrap=True, markup=False)
 
     def write(text: str) -> None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
 
     paper = Typewriter(write, say)
     try:
@@ -76,7 +76,7 @@ def follow(client: Client, job_id: str, timeout: float | None) -> Job:
         job = client.wait(job_id, timeout)
     paper.finish(job.output)
     for choice in job.choices[1:]:
-        typer.echo(f"[{choice.index}] {choice.text}")
+        echo(f"[{choice.index}] {choice.text}")
     return job
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +18,25 @@ from smarttextgen.job_summary import STATUS_STYLES, describe
 from smarttextgen.types import Job
 
 PIPED_WIDTH = 200
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but the tab and the end of a line."""
+
+
+def visible(text: str) -> str:
+    """What a model or another client wrote, with its control characters as escapes: they could clear a terminal, or change
+    what was read before."""
+    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def shown(text: str) -> str:
+    """Text of others for stdout: visible on a terminal. A pipe has no screen to be cleared."""
+    return visible(text) if sys.stdout.isatty() else text
+
+
+def echo(text: str, *, nl: bool = True) -> None:
+    """Print text of others on stdout."""
+    typer.echo(shown(text), nl=nl)
 
 
 def print_json(value: object) -> None:
@@ -35,7 +56,8 @@ def plain(value: object) -> object:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str, *, crop: bool = False) -> None:
     """A table on stdout, or ``empty`` where there are no rows. The last column is wrapped, or with ``crop`` cut off."""
     cells = [
-        [each if isinstance(each, Text) else Text("" if each is None else str(each)) for each in row] for row in rows
+        [each if isinstance(each, Text) else Text("" if each is None else visible(str(each))) for each in row]
+        for row in rows
     ]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(columns):
@@ -55,7 +77,7 @@ def print_job(job: Job) -> None:
     """A job's facts, then its answer."""
     print_facts(job)
     if job.output:
-        typer.echo(job.output)
+        echo(job.output)
 
 
 def print_facts(job: Job) -> None:
@@ -64,7 +86,7 @@ def print_facts(job: Job) -> None:
     console = Console(highlight=False)
     console.print(facts, soft_wrap=True)
     if job.error is not None:
-        console.print(Text(f"{job.error.code}: {job.error.message}", style="red"), soft_wrap=True)
+        console.print(Text(visible(f"{job.error.code}: {job.error.message}"), style="red"), soft_wrap=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from smarttextgen.cli.connection import JsonOption, KeyOption, UrlOption, connected
-from smarttextgen.cli.output import plain, print_json, print_table
+from smarttextgen.cli.output import echo, plain, print_json, print_table, shown
 
 
 def history(
@@ -27,8 +27,8 @@ def history(
         print_json(turns)
         return
     for turn in turns:
-        typer.secho(f"> {turn.input}", bold=True)
-        typer.echo(turn.output)
+        typer.secho(f"> {shown(turn.input)}", bold=True)
+        echo(turn.output)
     if not turns:
         typer.echo("No conversation.")
 

@@ -164,3 +164,19 @@ def test_on_a_terminal(api: FakeApi) -> None:
     assert lines[-3].endswith("the ans")
     assert "attempt 2 starts over" in lines[-2]
     assert lines[-1] == "the answer"
+
+
+HOSTILE = "a\x1b]0;owned\x07b\x1b[2Jc\x9bd\re\tf\ng"
+
+
+def test_an_answer_tells_a_terminal_nothing(api: FakeApi) -> None:
+    a_log(api, HOSTILE[:3], HOSTILE[3:])
+    ours, theirs = pty.openpty()
+    process = start(api, theirs, subprocess.DEVNULL)
+    os.close(theirs)
+    seen = b""
+    while b"\ng" not in seen:
+        seen += os.read(ours, 1000)
+    assert process.wait(10) == 0
+    os.close(ours)
+    assert seen.decode().replace("\r\n", "\n").startswith("a\\x1b]0;owned\\x07b\\x1b[2Jc\\x9bd\\x0de\tf\ng")
