@@ -51,9 +51,9 @@ SECONDS ?= 120
 chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit that nothing was lost or doubled
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
-bench: $(STAMP) ## engine and platform benchmarks; minutes (results in benchmarks/results)
-	$(BIN)/python -m benchmarks.engine
-	$(BIN)/python -m benchmarks.platform
+BENCHES ?= engine platform reliability streams batches webhooks
+bench: $(STAMP) ## benchmarks, half an hour; BENCHES='streams batches' for some (results in benchmarks/results)
+	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 constraints: ## pin the versions that are installed now
 	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '@ file' | sed 's/+cpu$$//' > constraints.txt

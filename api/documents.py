@@ -34,7 +34,7 @@ header with a 400, because their answer holds a secret.
 **Waiting.** `?wait=N`, or `Prefer: wait=N` on a POST or PUT, answers with the finished job if it ends within N seconds.
 
 **Tracing.** `X-Request-Id` (at most 128 of `A-Z a-z 0-9 . _ : -`) is taken over or made, and always returned.
-`traceparent` is taken over.
+`traceparent` is taken over, and returned: the same, or that of our span in its trace.
 
 **Strictness.** Bodies are UTF-8 JSON objects with the media type `application/json`. Unknown fields and parameters, near
 types (`"100"` or `true` for an integer; `100.0` is one, as in JSON Schema), NUL characters, and parameters given twice are refused with a 422 that names the

@@ -157,6 +157,7 @@ def _facts(info: StackInfo) -> Iterator[Text]:
     rows = {
         "URL": info.url,
         "API key": info.api_key,
+        "Console": f"{info.url}/",
         "Docs": f"{info.url}/apidocs",
         "Flower": f"{info.flower_url}  (user {info.flower_user}, password {info.flower_password})",
         "Redis": without_secret(info.redis_url),
