@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types imports pytest test-containers chaos bench load constraints clean
+.PHONY: help install demo up test lint types imports pytest test-containers security chaos bench load constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,10 +29,11 @@ up: $(STAMP) ## the same stack, and it stays (Ctrl-C stops it)
 
 test: lint types imports pytest ## everything that CI runs
 
-lint: $(STAMP) ## ruff: lint and format; hadolint over the Dockerfiles
+lint: $(STAMP) ## ruff: lint and format; hadolint over the Dockerfiles; bandit over the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile.api Dockerfile.worker
+	$(BIN)/bandit --quiet --severity-level medium --skip B104 --recursive api shared worker smarttextgen monitoring
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
@@ -40,11 +41,25 @@ types: $(STAMP) ## mypy, strict
 imports: $(STAMP) ## import-linter: which room may import which
 	$(BIN)/lint-imports
 
-pytest: $(STAMP) ## unit, contract, integration and end-to-end tests
-	$(BIN)/python -m pytest
+JOBS ?= 4
+pytest: $(STAMP) ## unit, contract, integration and end-to-end tests; they wait more than they compute, hence JOBS=4 at a time
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-containers: $(STAMP) ## build the images, run the composed stack, kill and restart its parts (needs Docker)
 	$(BIN)/python -m pytest -m containers tests/containers
+
+# Tools that need hundreds of packages of their own, in versions of their own: beside the project's environment.
+AUDIT := build/audit
+$(AUDIT)/.installed: Makefile
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30 pip-audit==2.10.1
+	@touch $@
+
+security: $(STAMP) $(AUDIT)/.installed ## bandit at every level, checkov, pip-audit (which has to reach its data); see docs/security.md
+	$(BIN)/bandit --quiet --skip B101,B104,B404,B603 --recursive api shared worker smarttextgen monitoring
+	$(AUDIT)/bin/checkov --directory . --framework dockerfile kubernetes github_actions secrets --compact --quiet \
+		--skip-download --skip-path '^(\.venv|build|deploy/kubernetes/.*\.md)' --skip-path models/demo
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 SEED ?= 1
 SECONDS ?= 120

@@ -41,7 +41,7 @@ def command(settings: Settings) -> list[str]:
 
 def _memory_folder() -> str | None:
     """A folder that is no disk, where there is one."""
-    folder = "/dev/shm"  # noqa: S108  # its files get names of their own
+    folder = "/dev/shm"  # noqa: S108  # nosec B108  # its files get names of their own
     return folder if os.access(folder, os.W_OK) else None
 
 
@@ -65,7 +65,7 @@ def main() -> NoReturn:
     arguments = command(settings)
     # Where its processes count. prometheus_client looks for the variable when it is imported, so it has to be there early.
     os.putenv(FOLDER, tempfile.mkdtemp(prefix="smarttextgen-metrics-", dir=_memory_folder()))
-    os.execv(arguments[0], arguments)  # noqa: S606  # our own interpreter, no shell
+    os.execv(arguments[0], arguments)  # noqa: S606  # nosec B606  # our own interpreter, no shell
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from api.admission import Admission
+from api.bodies import bound_bodies
 from api.context import ContextGuard
 from api.documents import DocumentedApp, Media
 from api.errors import of_validation, register_errors
@@ -17,7 +18,7 @@ from api.fleet import FleetView
 from api.hints import CeleryHints, Hints
 from api.identity import KeyMemory, register_identity
 from api.metrics import HttpMetrics, register_metrics
-from api.parsing import StrictRequest, bound_bodies, refuse_malformed
+from api.parsing import StrictRequest, refuse_malformed
 from api.routes import (
     batches,
     catalog,

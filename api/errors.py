@@ -89,6 +89,12 @@ class ServerDrainingError(UnavailableError):
     code = "server_draining"
 
 
+class LargeBodiesError(UnavailableError):
+    """So large a body cannot be taken now: others are being read, of this key or of all."""
+
+    code = "large_bodies"
+
+
 class StreamTimeoutError(UnavailableError):
     """A stream may not be open for so long; a new one goes on."""
 

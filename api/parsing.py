@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
-from flask import Flask, Request, request
+from flask import Request, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.deadlines import reading
@@ -27,6 +28,14 @@ BODY_DEADLINE_S = 20.0
 LONGEST_NUMBER = 64
 """Digits. Python's own limit raises at 4,300, and a float overflows at 309."""
 
+LEAST_VALUES = 10_000
+BYTES_PER_VALUE = 64
+"""A body may hold one value for so many bytes that it might have, and always LEAST_VALUES: an object of Python takes 56 bytes
+or more, so that a body of ``[],[],[],…`` would take twenty times its size."""
+
+_PIECE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
+"""A string, also one that does not end, or what stands before a value. Never goes back, so it is linear in the body."""
+
 
 class StrictRequest(Request):
     """A Flask request whose ``get_json`` takes UTF-8 JSON objects labelled as such, and nothing that resembles them."""
@@ -41,7 +50,9 @@ class StrictRequest(Request):
             raise UnsupportedMediaTypeError("The Content-Type must be application/json.")
         if self.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaTypeError("The body must not be encoded (compressed).")
-        value = parse_json(self._body())
+        body = self._body()
+        self._require_few_values(body)
+        value = parse_json(body)
         if not isinstance(value, dict):
             raise ValidationFailedError("The body must be a JSON object.")
         return value
@@ -63,12 +74,25 @@ class StrictRequest(Request):
             raise MalformedRequestError("The body is shorter than its Content-Length.")
         return data
 
+    def _require_few_values(self, body: bytes) -> None:
+        most = max(LEAST_VALUES, (self.max_content_length or 0) // BYTES_PER_VALUE)
+        if has_more_values(body, most):
+            raise PayloadTooLargeError(f"The body may hold {most} values at most.")
+
     def _read(self) -> bytes:
         data = self.get_data(cache=False)
         # Werkzeug 3.1 cuts a chunked body silently at the limit, where it should refuse it.
         if self.content_length is None and self.environ["wsgi.input"].read(1):
             raise RequestEntityTooLarge
         return data
+
+
+def has_more_values(body: bytes, most: int) -> bool:
+    """Whether a body that may be JSON holds more than ``most`` values, told without making them."""
+    if sum(map(body.count, (b",", b"[", b"{"))) <= most:  # those in strings too: most bodies have few
+        return False
+    marks = (piece for piece in _PIECE.finditer(body) if body[piece.start()] != ord('"'))
+    return next(islice(marks, most, None), None) is not None
 
 
 def parse_json(body: bytes) -> Any:
@@ -114,17 +138,6 @@ def _float(digits: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError("a number is too large")
     return int(value) if value.is_integer() else value
-
-
-def bound_bodies(app: Flask, most_bytes: Mapping[str, int]) -> None:
-    """Routes whose body may be larger or smaller than others' (endpoint → bytes)."""
-
-    def bound() -> None:
-        most = most_bytes.get(request.endpoint or "")
-        if most is not None:
-            request.max_content_length = most
-
-    app.before_request(bound)
 
 
 def refuse_malformed() -> None:

@@ -12,7 +12,7 @@ POLICY = {"default-src": "'none'", "frame-ancestors": "'none'"}
 
 EXPOSED = [
     "ETag", "Idempotent-Replayed", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After",
-    "X-Request-Id", "traceparent", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "X-Batch-Status", "X-Next-Cursor", "X-Request-Id", "traceparent", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
 ]  # fmt: skip
 ACCEPTED = [
     "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "X-API-Key", "X-Request-Id",
@@ -43,6 +43,6 @@ def register_security(app: Flask, cors_origins: tuple[str, ...]) -> None:
             resources={r"/(api|openapi\.json|health|livez|readyz).*": {"origins": list(cors_origins)}},
             allow_headers=ACCEPTED,
             expose_headers=EXPOSED,
-            methods=["GET", "POST", "PUT", "DELETE"],
+            methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             max_age=600,
         )

@@ -75,8 +75,14 @@ def _end(response: Response) -> Response:
     return response
 
 
+def _forget(_error: BaseException | None) -> None:
+    """What the server itself logs next on this thread (a request that is hardly HTTP) is of nobody."""
+    structlog.contextvars.clear_contextvars()
+
+
 def register_tracing(app: Flask, traces: Traces) -> None:
     """Has to be registered first, so that errors of later checks carry an id as well."""
     app.extensions[EXTENSION] = traces
     app.before_request(_begin)
     app.after_request(_end)
+    app.teardown_request(_forget)

@@ -196,6 +196,16 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """flask-cors would take ``https://*.example.com`` for a regular expression, that also ``https://xexample.com.evil.org``
+        matches."""
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?", origin, re.ASCII):
+                raise ValueError(f"{origin!r} is no origin: scheme://host or scheme://host:port, or * alone for any")
+        return value
+
     @field_validator("webhook_allowlist")
     @classmethod
     def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,9 +18,12 @@ from shared.store.connection import connect, key_prefix
 from shared.store.redis import RedisStore
 from tests.servers import RedisServer, find_redis_server
 
+# A shell starts what runs in its background without the first, nohup without the second, and every process inherits it; tests
+# press Ctrl-C and close terminals of some of them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in its background so, and every process inherits it; tests press Ctrl-C in some of them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

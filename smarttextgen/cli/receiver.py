@@ -30,7 +30,7 @@ class Receiver:
         """Raises: ConfigurationError when the address cannot be had."""
         self._received = received
         self._one_at_a_time = threading.Lock()
-        self._secret = ""
+        self._secret = ""  # nosec B105  # not known yet
         self._secret_is_known = threading.Event()
         receiver = self
 

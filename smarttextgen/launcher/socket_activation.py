@@ -25,7 +25,7 @@ def main() -> None:
         os.close(given)
     os.environ["LISTEN_FDS"] = "1"
     os.environ["LISTEN_PID"] = str(os.getpid())
-    os.execvp(command[0], command)  # noqa: S606  the launcher's own list of arguments, no shell
+    os.execvp(command[0], command)  # noqa: S606  # nosec B606  # the launcher's own list of arguments, no shell
 
 
 if __name__ == "__main__":

@@ -47,6 +47,27 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch):
     assert settings.cors_origins == ("https://a.example", "https://b.example")
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://*.example.com",
+        "example.com",
+        "https://a.example/",
+        "https://a.example/x",
+        "ftp://a",
+        ".*",
+        "https://.*",
+    ],
+)
+def test_an_origin_is_no_pattern(origin: str) -> None:
+    with pytest.raises(ConfigurationError, match="CORS_ORIGINS"):
+        load_settings(cors_origins=f"https://fine.example:8443,{origin}")
+
+
+def test_any_origin_may_be_asked_for() -> None:
+    assert load_settings(cors_origins="*").cors_origins == ("*",)
+
+
 def test_every_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ENGINE_SLOTS", "many")
     monkeypatch.setenv("DEVICE", "toaster")

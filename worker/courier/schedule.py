@@ -42,7 +42,7 @@ class Schedule:
             return Attempt(Verdict.FAILED, status, error, disable="gone")
         if step > len(self.delays_s):
             return Attempt(Verdict.FAILED, status, error)
-        delay = self.delays_s[step - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # spreads, protects nothing
+        delay = self.delays_s[step - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # nosec B311  # spreads, protects nothing
         if status in BUSY:
             delay = max(delay, retry_after_s(answer.retry_after))
         return Attempt(Verdict.AGAIN, status, error, retry_in_s=delay)
