@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types imports pytest test-containers security chaos bench constraints clean
+.PHONY: help install demo up test lint types imports pytest test-containers security chaos bench load constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,7 +58,8 @@ $(AUDIT)/.installed: Makefile
 security: $(STAMP) $(AUDIT)/.installed ## bandit at every level, checkov, pip-audit (which has to reach its data); see docs/security.md
 	$(BIN)/bandit --quiet --skip B101,B104,B404,B603 --recursive api shared worker smarttextgen monitoring
 	$(AUDIT)/bin/checkov --directory . --framework dockerfile kubernetes github_actions secrets --compact --quiet \
-		--skip-download --skip-path '^(\.venv|build|deploy/kubernetes/.*\.md)' --skip-path models/demo
+		--skip-download --skip-path '^(\.venv|build)' --skip-path models/demo --skip-path deploy/kubernetes/gpu \
+		--skip-check CKV_K8S_8,CKV_K8S_11,CKV_K8S_15,CKV_K8S_35,CKV_K8S_40,CKV_K8S_43
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 SEED ?= 1
@@ -69,6 +70,13 @@ chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit 
 BENCHES ?= engine platform reliability streams batches webhooks
 bench: $(STAMP) ## benchmarks, half an hour; BENCHES='streams batches' for some (results in benchmarks/results)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+LOAD_VENV ?= .venv-load
+PEOPLE ?= 20
+SECONDS_OF_LOAD ?= 40
+load: $(STAMP) ## locust on a stack of its own with the echo engine (report in benchmarks/results)
+	@test -x $(LOAD_VENV)/bin/locust || ($(PYTHON) -m venv $(LOAD_VENV) && $(LOAD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'locust>=2.47,<3')
+	$(BIN)/python -m benchmarks.load --locust $(LOAD_VENV)/bin/locust --people $(PEOPLE) --seconds $(SECONDS_OF_LOAD)
 
 constraints: ## pin the versions that are installed now
 	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '@ file' | sed 's/+cpu$$//' > constraints.txt

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +27,20 @@ from typing import Any
 
 import httpx
 import psutil
+import redis
 
+from shared.job import JobRef, JobSpec
+from shared.settings import load_settings
+from shared.store.connection import connect, key_prefix
+from shared.store.protocol import ModelInfo, NewJob, Patience, Submission, WorkerInfo
+from shared.store.redis import RedisStore
 from tests.api.live import LiveApi
 from tests.servers import Process, RedisServer, find_redis_server, until
 
 RESULTS = Path(__file__).parent / "results"
 CLIENTS = 8
 IDLE_S = 10.0
+WORKERS, SLOTS, TENANTS, WAITING, PASSES = 100, 64, 100, 100_000, 10
 
 
 def main() -> None:
@@ -44,6 +53,8 @@ def main() -> None:
     report: dict[str, Any] = {"cores": os.cpu_count(), "load_average": os.getloadavg(), **vars(options)}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         report |= _measure(Path(folder), stack, options)
+    with tempfile.TemporaryDirectory() as folder:
+        report["redis_us_a_call_at_100_workers"] = _many_workers(Path(folder))
     print(json.dumps(report, indent=1))
     path = RESULTS / f"capacity-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -84,6 +95,59 @@ def _measure(folder: Path, stack: contextlib.ExitStack, options: argparse.Namesp
         "idle_cpu_share_of_a_core": {name: round(seconds / IDLE_S, 4) for name, seconds in idle.items()},
         "resident_mib": {name: round(sum(_resident(pid) for pid in found), 1) for name, found in pids.items()},
     }
+
+
+def _many_workers(folder: Path) -> dict[str, float]:
+    """Server time of a call where 100 workers of 64 slots are busy and 100,000 jobs of 100 tenants wait, microseconds."""
+    binary = find_redis_server()
+    assert binary
+    with RedisServer(binary, folder) as server:
+        settings = load_settings(redis_url=server.url, model_name="demo")
+        client = connect(settings)
+        store = RedisStore(client, key_prefix(settings))
+        spec = JobSpec(prompt="hello", mode="general", model="demo", max_length=20, temperature=0.0)
+        numbers = itertools.count()
+        for _ in range(2):
+            for tenant in range(TENANTS):
+                jobs = tuple(NewJob(f"j{next(numbers)}", spec) for _ in range(WAITING // TENANTS // 2))
+                store.submit(Submission(f"t{tenant}", "key_1", jobs))
+        model = ModelInfo("demo", "1", "echo", "cpu", "none", 1024)
+        workers = [WorkerInfo(f"w{number}", model, SLOTS) for number in range(WORKERS)]
+        running: dict[str, list[tuple[JobRef, int]]] = {worker.id: [] for worker in workers}
+        store.pause("demo")
+
+        def beat_all() -> None:
+            for worker in workers:
+                store.beat(worker, running[worker.id])
+
+        beat_all()
+        waiting = list(store.resume("demo"))
+        for worker in workers:
+            for hint in waiting[:SLOTS]:
+                claim = store.claim(hint.ref, worker.id, hint.ref.id)
+                assert claim is not None
+                running[worker.id].append((hint.ref, claim.job.attempt))
+            waiting = waiting[SLOTS:]
+            store.beat(worker, running[worker.id])
+        patience = Patience(pause_s=0)
+        passes = itertools.repeat(None, PASSES)
+        return {
+            "window": len(waiting) + sum(map(len, running.values())),
+            "running": sum(map(len, running.values())),
+            "beat": _us_a_call(client, beat_all, WORKERS),
+            "reconcile": _us_a_call(client, lambda: [store.reconcile(patience) for _ in passes], PASSES),
+            "fleet": _us_a_call(client, store.fleet, 1),
+            "figures": _us_a_call(client, store.figures, 1),
+        }
+
+
+def _us_a_call(client: redis.Redis, call: Callable[[], object], calls: int) -> float:
+    def spent() -> float:
+        return float(client.info("commandstats").get("cmdstat_evalsha", {}).get("usec", 0))
+
+    before = spent()
+    call()
+    return round((spent() - before) / calls, 1)
 
 
 def _run(api: LiveApi, jobs: int, tokens: int) -> tuple[float, float]:

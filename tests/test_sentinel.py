@@ -173,7 +173,7 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(cluster: Clus
         time.sleep(2)
         killed = time.monotonic()
         cluster.master.kill()
-        until(lambda: all(max(list(c.acknowledged.values()), default=0) > killed + 1 for c in customers), 30)
+        until(lambda: all(max(list(c.acknowledged.values()), default=0) > killed + 1 for c in customers), 60)
         until(
             lambda: any(at > killed for c in customers for job, at in list(c.acknowledged.items()) if job in c.ended),
             30,
@@ -199,7 +199,7 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(cluster: Clus
         today = datetime.now(UTC).date()
         used = api.store.usage("shop", today - timedelta(days=1), today)
         assert sum(row.jobs for row in used) == len(jobs)  # it counts each end, also one that came twice
-        assert recovered < 20
+        assert recovered < 45
         print(f"\n{len(jobs)} jobs, the first after the kill ended {recovered:.1f} s after it")
 
 
