@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types imports pytest test-containers security chaos bench constraints clean
+.PHONY: help install demo up test lint types imports pytest test-containers security chaos bench load constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,13 @@ chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit 
 BENCHES ?= engine platform reliability streams batches webhooks
 bench: $(STAMP) ## benchmarks, half an hour; BENCHES='streams batches' for some (results in benchmarks/results)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+LOAD_VENV ?= .venv-load
+PEOPLE ?= 20
+SECONDS_OF_LOAD ?= 40
+load: $(STAMP) ## locust on a stack of its own with the echo engine (report in benchmarks/results)
+	@test -x $(LOAD_VENV)/bin/locust || ($(PYTHON) -m venv $(LOAD_VENV) && $(LOAD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'locust>=2.47,<3')
+	$(BIN)/python -m benchmarks.load --locust $(LOAD_VENV)/bin/locust --people $(PEOPLE) --seconds $(SECONDS_OF_LOAD)
 
 constraints: ## pin the versions that are installed now
 	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '@ file' | sed 's/+cpu$$//' > constraints.txt

@@ -55,6 +55,7 @@ from shared.store.connection import connect, connect_async, ended_channel, key_p
 from shared.store.protocol import JobStore
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
+from shared.store.scripts import Durability
 from shared.traces import traces_of
 from shared.webhooks import RedisWebhookStore, WebhookStore
 from shared.webhooks.redis import Limits
@@ -153,7 +154,7 @@ def build_app(settings: Settings | None = None) -> Flask:
     settings = settings or load_settings()
     configure_logging(settings, "api")
     client = connect(settings, max_connections=settings.api_threads + 8)
-    store = RedisStore(client, key_prefix(settings), Retention.of(settings))
+    store = RedisStore(client, key_prefix(settings), Retention.of(settings), durability=Durability.of(settings))
     room = WaitingRoom(settings.api_max_waiters)
     fleet = FleetView(store, settings.public_model_name)
     app = create_app(

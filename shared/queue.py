@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 import redis
 from celery import Celery
@@ -18,6 +19,7 @@ from kombu.transport.redis import Transport as RedisTransport
 from shared.errors import StoreUnavailableError
 from shared.job import JobRef
 from shared.settings import Settings
+from shared.store.connection import sentinel_options
 from shared.store.protocol import Hint
 
 GENERATE = "smarttextgen.generate"
@@ -43,7 +45,7 @@ def task_id(ref: JobRef) -> str:
 def make_celery(settings: Settings) -> Celery:
     """A Celery app on the store's server. It connects when it is first used."""
     survive_outages()
-    app = Celery("smarttextgen", broker=settings.redis_url, set_as_current=False)
+    app = Celery("smarttextgen", broker=broker_url(settings), set_as_current=False)
     queue = queue_name(settings.redis_prefix, settings.public_model_name)
     app.conf.update(
         task_default_queue=queue,
@@ -73,9 +75,26 @@ def make_celery(settings: Settings) -> Celery:
             "priority_steps": [AHEAD, NORMAL],
             "queue_order_strategy": "priority",
             "global_keyprefix": "{" + settings.redis_prefix + "}:celery:",
+            **_sentinel_options(settings),
         },
     )
     return app
+
+
+def broker_url(settings: Settings) -> str:
+    """The store's server as kombu names it. Each sentinel carries user, password and database of the server."""
+    if not settings.redis_sentinels:
+        return settings.redis_url
+    url = urlsplit(settings.redis_url)
+    identity = url.netloc.rpartition("@")[0]
+    who = f"{identity}@" if identity else ""
+    return ";".join(f"sentinel://{who}{sentinel}{url.path or '/0'}" for sentinel in settings.redis_sentinels)
+
+
+def _sentinel_options(settings: Settings) -> dict[str, Any]:
+    if not settings.redis_sentinels:
+        return {}
+    return {"master_name": settings.redis_sentinel_master, "sentinel_kwargs": sentinel_options(settings)}
 
 
 def survive_outages() -> None:

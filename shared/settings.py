@@ -18,6 +18,8 @@ from shared.errors import ConfigurationError
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 
+SENTINEL = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -30,6 +32,16 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="The Redis-compatible server: store and broker.")
     redis_prefix: str = Field("stg", pattern=r"^[A-Za-z0-9_-]{1,32}$", description="All keys start with {PREFIX}: .")
     redis_timeout_s: float = Field(2.0, gt=0, le=60, description="Longest wait for one answer of Redis, seconds.")
+    redis_sentinels: CommaList = Field(
+        (), description="Sentinels, host:port, comma-separated: they say where the server is, not REDIS_URL."
+    )
+    redis_sentinel_master: str = Field(
+        "mymaster", pattern=r"^[A-Za-z0-9._-]{1,128}$", description="What the sentinels call the server."
+    )
+    redis_sentinel_password: str | None = Field(None, description="The sentinels' own password, where they have one.")
+    redis_wait_replicas: int = Field(
+        0, ge=0, le=8, description="Replicas that must have a job, or its end, before it is acknowledged (WAIT)."
+    )
     environment: str = Field("development", max_length=64, description="A name that /health shows.")
 
     # --- the model and its engine
@@ -177,7 +189,7 @@ class Settings(BaseSettings):
         description="Where traces go, by OTLP over HTTP, such as http://collector:4318. Needs the extra otel.",
     )
 
-    @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", mode="before")
+    @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", "redis_sentinels", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -200,6 +212,18 @@ class Settings(BaseSettings):
         AllowList.parse(value)
         return value
 
+    @field_validator("redis_sentinels")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for sentinel in value:
+            if not SENTINEL.fullmatch(sentinel):
+                raise ValueError(f"{sentinel} is not host:port")
+        if value and not str(info.data.get("redis_url")).startswith("redis://"):
+            raise ValueError(
+                "through sentinels REDIS_URL is redis://[:password@]any/db; TLS and sockets are not supported"
+            )
+        return value
+
     @field_validator("worker_lease_s")
     @classmethod
     def _outlasts_beats(cls, value: float, info: ValidationInfo) -> float:
@@ -208,6 +232,12 @@ class Settings(BaseSettings):
         if value < 3 * beat_s:
             raise ValueError(f"a lease must last for at least three beats (WORKER_BEAT_S={beat_s:g})")
         return value
+
+    @property
+    def sentinel_addresses(self) -> list[tuple[str, int]]:
+        """REDIS_SENTINELS as hosts and ports; empty: the server is where REDIS_URL says."""
+        pairs = (sentinel.rsplit(":", 1) for sentinel in self.redis_sentinels)
+        return [(host, int(port)) for host, port in pairs]
 
     @property
     def webhook_guard(self) -> Guard:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {name.upper(): field.default for name, field in Settings.model_fields.items()}
 A_CONTAINERS_OWN = {"API_HOST", "API_PORT", "WORKER_NAME"}
 SECRETS = {"REDIS_PASSWORD", "FLOWER_PASSWORD", "GRAFANA_PASSWORD"}
+OPTIONAL_SECRETS = {"REDIS_SENTINEL_PASSWORD"}
 UIS = {"flower", "prometheus", "alertmanager", "grafana"}
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE = yaml.safe_load(COMPOSE_TEXT)
@@ -49,7 +50,9 @@ def shown(default: object) -> str:
 
 
 def test_the_example_holds_no_secret_and_compose_has_no_default_for_one():
-    assert {name: value for name, value in example().items() if name.endswith("PASSWORD")} == dict.fromkeys(SECRETS, "")
+    assert {name: value for name, value in example().items() if name.endswith("PASSWORD")} == dict.fromkeys(
+        SECRETS | OPTIONAL_SECRETS, ""
+    )
     uses = re.findall(r"(?<!\$)\$\{([A-Z0-9_]*PASSWORD)([^}]*)\}", COMPOSE_TEXT)
     assert {name for name, _ in uses} == SECRETS
     assert [use for use in uses if not use[1].startswith(":?Set ")] == []

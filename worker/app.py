@@ -13,6 +13,7 @@ from shared.settings import Settings, load_settings
 from shared.store.connection import connect, key_prefix, require_server
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
+from shared.store.scripts import Durability
 from worker.engine.factory import EngineConfig, build_engine
 from worker.engine.protocol import Engine
 from worker.lifecycle import MOST_THREADS, Worker, install
@@ -45,7 +46,7 @@ def build(settings: Settings) -> tuple[Celery, str]:
     celery.conf.worker_pool = "worker.pool:WakingThreadPool"
     celery.conf.worker_concurrency = MOST_THREADS
     client = connect(settings)
-    store = RedisStore(client, key_prefix(settings), Retention.of(settings))
+    store = RedisStore(client, key_prefix(settings), Retention.of(settings), durability=Durability.of(settings))
     worker = Worker(settings, store, lambda: engine_from(settings), celery, lambda: require_server(client))
     register(celery, worker.run_job)
     install(celery, worker)

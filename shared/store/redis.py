@@ -43,7 +43,7 @@ from shared.store.protocol import (
 )
 from shared.store.redis_batches import RedisBatches
 from shared.store.retention import Retention
-from shared.store.scripts import Scripts, guarded
+from shared.store.scripts import NO_WAIT, Durability, Scripts, guarded
 from shared.store.submissions import common_arguments, hints_of, job_arguments, rate_state, refusal
 
 EPOCH = date(1970, 1, 1)
@@ -58,12 +58,18 @@ class RedisStore(RedisBatches):
     """The real ``JobStore``. Thread-safe."""
 
     def __init__(
-        self, client: Client, prefix: str, retention: Retention | None = None, *, script_flags: bool = True
+        self,
+        client: Client,
+        prefix: str,
+        retention: Retention | None = None,
+        *,
+        script_flags: bool = True,
+        durability: Durability = NO_WAIT,
     ) -> None:
         self._client = client
         self._prefix = prefix
         self._retention = retention or Retention()
-        self._scripts = Scripts(client, prefix, flags=script_flags)
+        self._scripts = Scripts(client, prefix, flags=script_flags, durability=durability)
 
     # --- the client's side
 

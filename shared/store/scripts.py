@@ -8,8 +8,10 @@ from importlib import resources
 from typing import Any
 
 import redis
+from redis.commands.core import Script
 
 from shared.errors import StoreUnavailableError
+from shared.settings import Settings
 
 OPERATIONS = (
     "submit", "complete", "get", "list", "cancel", "delete", "forget",
@@ -22,6 +24,28 @@ LIBRARY = (
     "fleet_slots",
 )  # fmt: skip
 """Functions that the operations share, in the order in which they build on each other."""
+
+
+WAITED = frozenset(
+    {"submit", "batch_admit", "finish", "cancel", "retry", "delete", "batch_cancel", "batch_delete"}
+)  # fmt: skip
+"""What is acknowledged to somebody: it has to survive the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """How many replicas must have an operation of ``WAITED`` before it counts, and how long they get."""
+
+    replicas: int = 0
+    timeout_ms: int = 1_000
+
+    @classmethod
+    def of(cls, settings: Settings) -> Durability:
+        """Half the time of a call, so that the answer says what was missing."""
+        return cls(settings.redis_wait_replicas, max(1, int(settings.redis_timeout_s * 500)))
+
+
+NO_WAIT = Durability()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +77,43 @@ def source(operation: str, shelf: Shelf = STORE, *, flags: bool = True) -> str:
 class Scripts:
     """The operations as callables of ``(*ARGV)`` on one server, under one key prefix."""
 
-    def __init__(self, client: redis.Redis, prefix: str, shelf: Shelf = STORE, *, flags: bool = True) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        prefix: str,
+        shelf: Shelf = STORE,
+        *,
+        flags: bool = True,
+        durability: Durability = NO_WAIT,
+    ) -> None:
+        self._client = client
         self._prefix = prefix
+        self._durability = durability
         self._scripts = {name: client.register_script(source(name, shelf, flags=flags)) for name in shelf.operations}
 
     def run(self, operation: str, *args: str | int) -> Any:
-        """The script's answer. Raises: StoreUnavailableError."""
-        return guarded(lambda: self._scripts[operation](keys=[self._prefix], args=list(args)))
+        """The script's answer. Raises: StoreUnavailableError; of an operation in ``WAITED`` also where too few replicas have
+        it in time, and then it may be lost or not, as after any answer that did not come."""
+        script = self._scripts[operation]
+        if self._durability.replicas and operation in WAITED:
+            return guarded(lambda: self._run_and_wait(script, args))
+        return guarded(lambda: script(keys=[self._prefix], args=list(args)))
+
+    def _run_and_wait(self, script: Script, args: Sequence[str | int]) -> Any:
+        """One round trip for both. A repeated operation that changes nothing waits too: for all that came before it."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.evalsha(script.sha, 1, self._prefix, *args)
+        pipeline.wait(self._durability.replicas, self._durability.timeout_ms)
+        answer, reached = pipeline.execute(raise_on_error=False)
+        if isinstance(answer, redis.exceptions.NoScriptError):  # as on a replica that has just become master
+            self._client.script_load(script.script)
+            return self._run_and_wait(script, args)
+        for result in (answer, reached):
+            if isinstance(result, Exception):
+                raise result
+        if reached < self._durability.replicas:
+            raise StoreUnavailableError("Too few replicas of Redis have it yet.")
+        return answer
 
 
 def guarded(call: Callable[[], Any]) -> Any:

@@ -12,6 +12,9 @@ broker_transport_options = {
     "global_keyprefix": "{" + os.environ.get("REDIS_PREFIX", "stg") + "}:celery:",
     "socket_keepalive": True,
     "health_check_interval": 10,
+    # Through sentinels, CELERY_BROKER_URL is sentinel://:password@host:port/0;sentinel://…
+    "master_name": os.environ.get("REDIS_SENTINEL_MASTER") or "mymaster",
+    "sentinel_kwargs": {"password": os.environ.get("REDIS_SENTINEL_PASSWORD")},
 }
 broker_connection_max_retries = None
 accept_content = ["json"]

@@ -82,7 +82,7 @@ class Stack:
 
     def environment(self) -> Mapping[str, str]:
         """What every process of ours gets on top of the launcher's own environment."""
-        return {**python_environment(), "REDIS_URL": self.redis_url}
+        return {**python_environment(), "REDIS_URL": self.redis_url, "REDIS_SENTINELS": ""}
 
     def close_port(self) -> None:
         """Let go of the API's port: from now on it is only open for as long as the API itself is."""
