@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     priority_age_s: float = Field(300.0, gt=0, description="Seconds in a priority class after which a job goes up one.")
     max_crashes: int = Field(4, ge=1, description="A job whose worker died so often while it ran is convicted: failed.")
     events_flush_ms: int = Field(
-        40,
+        80,
         ge=1,
         le=5_000,
         description="Milliseconds for which new text of a job is gathered before it goes to its log.",
