@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.poisoned import MARKER
+from tests.chaos.threads import TrialThread
 
 TIMEOUT_S = 6
 WEATHER = {409, 429, 500, 502, 503, 504}
@@ -38,7 +39,7 @@ class Diary:
         self._file.close()
 
 
-class Client(threading.Thread):
+class Client(TrialThread):
     """Submits ``jobs`` jobs, spread over ``seconds``, follows them to their ends, and goes on until ``halt``. ``watch`` is told of
     some that it submits; some tell their end to ``hook``."""
 
@@ -56,7 +57,7 @@ class Client(threading.Thread):
         watch: Callable[[str], None],
         hook: str,
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self._tenant, self._secret, self._port, self._diary = tenant, secret, port, diary
         self._random = random.Random(f"{seed}/{name}")
         self._jobs, self._seconds = jobs, seconds
@@ -64,15 +65,6 @@ class Client(threading.Thread):
         self._poison = set(self._random.sample(range(jobs // 2), poison)) if poison else set()
         self._open: list[str] = []
         self._closed: list[str] = []
-        self.halt = threading.Event()
-        self.broke: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.broke = error
-            raise
 
     def _run(self) -> None:
         begin, done = time.monotonic(), 0

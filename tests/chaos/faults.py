@@ -16,6 +16,7 @@ import redis
 
 from shared.queue import AHEAD, NORMAL, queue_name
 from tests.chaos.stack import KEYS, MODEL, PREFIX, Kept, Stack
+from tests.chaos.threads import TrialThread
 
 SHARES = {
     "kill_worker": 6, "freeze_worker": 3, "term_worker": 2, "kill_api": 3, "kill_redis": 1, "freeze_redis": 1,
@@ -62,11 +63,11 @@ class Aboard:
     running_s: float | None = None
 
 
-class Faults(threading.Thread):
+class Faults(TrialThread):
     """Carries the plan out, and undoes at its end whatever still lasts."""
 
     def __init__(self, stack: Stack, planned: list[Planned]) -> None:
-        super().__init__(name="faults", daemon=True)
+        super().__init__("faults")
         self._stack, self._planned = stack, planned
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -74,14 +75,6 @@ class Faults(threading.Thread):
         self.counts: Counter[str] = Counter()
         self.aboard: list[Aboard] = []
         self.frozen: set[int] = set()
-        self.broke: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.broke = error
-            raise
 
     def _run(self) -> None:
         self._began = time.monotonic()

@@ -5,41 +5,35 @@ from __future__ import annotations
 import http.client
 import queue
 import random
-import threading
 import time
 
 from tests.chaos.clients import Diary, digest
+from tests.chaos.threads import TrialThread
 from tests.streams.client import Watcher, parse
 
 TIMEOUT_S = 6
 WEATHER = {408, 429, 500, 502, 503, 504}
 
 
-class Viewer(threading.Thread):
+class Viewer(TrialThread):
     """Watches one job after the other, until ``halt`` and nothing is left to watch. ``watch`` may be called on any thread."""
 
     def __init__(self, name: str, tenant: str, secret: str, port: int, diary: Diary, seed: int) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self._tenant, self._secret, self._port, self._diary = tenant, secret, port, diary
         self._random = random.Random(f"{seed}/{name}")
         self._jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.halt = threading.Event()
-        self.broke: BaseException | None = None
 
     def watch(self, job_id: str) -> None:
         self._jobs.put(job_id)
 
-    def run(self) -> None:
-        try:
-            while not (self.halt.is_set() and self._jobs.empty()):
-                try:
-                    job_id = self._jobs.get(timeout=0.2)
-                except queue.Empty:
-                    continue
-                self._follow(job_id)
-        except BaseException as error:
-            self.broke = error
-            raise
+    def _run(self) -> None:
+        while not (self.halt.is_set() and self._jobs.empty()):
+            try:
+                job_id = self._jobs.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            self._follow(job_id)
 
     def _follow(self, job_id: str) -> None:
         watcher, streams, missing = Watcher(), 0, None

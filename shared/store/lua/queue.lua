@@ -11,9 +11,7 @@ elseif action == 'resume' then
 else
   local function drop(member)
     local tenant, id = split(member)
-    local job = redis.call('HMGET', job_key(tenant, id), 'key_id', 'rank', 'cost')
-    dequeue(tenant, id, model, job[1], tonumber(job[2]), number(job[3], 0), false)
-    end_job(tenant, id, 'canceled', { 'result', '{}' })
+    end_waiting(tenant, id, 'canceled')
     count = count + 1
   end
   for _, member in ipairs(redis.call('ZRANGE', P .. 'sent:' .. model, 0, most - 1)) do drop(member) end

@@ -46,13 +46,12 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', '-inf', now
   local at = string.find(entry, '|', 1, true)
   local tenant, id = split(string.sub(entry, at + 1))
   local key = job_key(tenant, id)
-  local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'rank', 'cost')
+  local status = redis.call('HGET', key, 'status')
   redis.call('ZREM', P .. 'deadlines', entry)
   if string.sub(entry, 1, at - 1) == 'run' then
-    if job[1] == 'running' then redis.call('HSETNX', key, 'cancel', 'expired') end
-  elseif job[1] == 'queued' then
-    dequeue(tenant, id, job[2], job[3], tonumber(job[4]), number(job[5], 0), false)
-    end_job(tenant, id, 'expired', { 'result', '{}' })
+    if status == 'running' then redis.call('HSETNX', key, 'cancel', 'expired') end
+  elseif status == 'queued' then
+    end_waiting(tenant, id, 'expired')
   end
 end
 

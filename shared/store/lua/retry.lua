@@ -10,8 +10,7 @@ if job[1] ~= 'failed' and job[1] ~= 'canceled' and job[1] ~= 'expired' then retu
 if job[6] and not batch_takes_back(tenant, job[6]) then return { 'not_retryable' } end
 local seq = redis.call('INCR', P .. 'seq')
 redis.call('PERSIST', key)
-redis.call('HSET', key, 'waits_since', now_ms())
-redis.call('HSET', key, 'status', 'queued', 'seq', seq)
+redis.call('HSET', key, 'status', 'queued', 'seq', seq, 'waits_since', now_ms())
 redis.call('HDEL', key, 'owner', 'token', 'started_at', 'finished_at', 'expires_at', 'result', 'error', 'cancel', 'crashes',
   'hook_status')
 redis.call('DEL', P .. 'tomb:' .. tenant .. ':' .. id)

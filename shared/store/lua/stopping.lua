@@ -1,16 +1,22 @@
 -- Stopping and removing single jobs, for the operations on one and for those on many.
 
+-- A waiting job ends without having run: canceled or expired.
+local function end_waiting(tenant, id, status)
+  local job = redis.call('HMGET', job_key(tenant, id), 'model', 'key_id', 'rank', 'cost')
+  dequeue(tenant, id, job[1], job[2], tonumber(job[3]), number(job[4], 0), false)
+  end_job(tenant, id, status, { 'result', '{}' })
+end
+
 -- A waiting job ends at once. A running one is marked, and its worker told; if it does not hear, it reads the mark with
 -- its next beat. One that has ended stays as it is. Returns the status it had, nil where there is none.
 local function cancel_job(tenant, id)
   local key = job_key(tenant, id)
-  local job = redis.call('HMGET', key, 'status', 'model', 'key_id', 'rank', 'cost', 'owner')
+  local job = redis.call('HMGET', key, 'status', 'owner')
   if job[1] == 'queued' then
-    dequeue(tenant, id, job[2], job[3], tonumber(job[4]), number(job[5], 0), false)
-    end_job(tenant, id, 'canceled', { 'result', '{}' })
+    end_waiting(tenant, id, 'canceled')
   elseif job[1] == 'running' then
     redis.call('HSET', key, 'cancel', 'canceled')
-    redis.call('PUBLISH', P .. 'stop:' .. job[6], member_of(tenant, id)) -- at once; the mark is for a worker that missed it
+    redis.call('PUBLISH', P .. 'stop:' .. job[2], member_of(tenant, id)) -- at once; the mark is for a worker that missed it
   end
   return job[1] or nil
 end
