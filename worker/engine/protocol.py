@@ -29,6 +29,21 @@ class Piece:
     trusted: bool = False
 
 
+class Grammar(StrEnum):
+    """What ``Structure.text`` is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What the whole text of an answer must match: a JSON schema (as JSON text; ``{}`` is any JSON) or a regular expression."""
+
+    grammar: Grammar
+    text: str
+
+
 class FinishReason(StrEnum):
     """Why a completion ended."""
 
@@ -41,30 +56,54 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How to choose tokens.
 
-    temperature: 0 is greedy; otherwise logits are divided by it. top_k: 0 is off. top_p: 1 is off.
+    temperature: 0 is greedy; otherwise logits are divided by it. top_k: 0 is off. top_p: 1 is off. min_p: tokens less probable
+    than this share of the most probable one are left out; 0 is off.
     repetition_penalty: 1 is off (Keskar et al., "CTRL", 2019, section 4.1, over prompt and output tokens, as transformers does).
+    presence_penalty, frequency_penalty: subtracted from the logits of tokens in the output, once and for each time (as OpenAI
+    does). logit_bias: token ids and what is added to their logits.
     seed: with it, the answer does not depend on the other requests in the batch. stop: the output ends before the first
-    of these. n: completions of the same prompt; completion i of a seeded request uses seed + i. ignore_eos: go on to
-    max_tokens (benchmarks).
+    of these. stop_token_ids: it ends at the first of these, which is not in the text. min_tokens: before so many tokens no end
+    of text and no stop token is chosen. n: completions of the same prompt; completion i of a seeded request uses seed + i.
+    ignore_eos: go on to max_tokens (benchmarks).
+    logprobs: None for none; otherwise how many of the most probable tokens are told at each place, beside the chosen one.
+    prompt_logprobs: the same for each token of the prompt. Both are of the model's own distribution, before temperature,
+    penalties, bias and structure. structure: what the text has to match.
     """
 
     max_tokens: int = 100
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
     n: int = 1
     ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """``prompt``: token ids, at least one, each in 0..vocab_size-1."""
+    """``prompt``: token ids, at least one, each in 0..vocab_size-1.
+
+    adapter: name of a LoRA adapter that the engine was given; None is the model itself. What was computed of a prompt may be
+    reused: the first ``shared_tokens`` of it (a template of ours) by everybody, the rest by requests of the same
+    ``reuse_scope`` (a tenant); None by nobody.
+    """
 
     prompt: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    adapter: str | None = None
+    reuse_scope: str | None = None
+    shared_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +120,43 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its text alone (half characters are marks), and the natural logarithm of its probability."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What was chosen at a place of the text, and the most probable tokens there, the best first."""
+
+    chosen: TokenLogprob
+    best: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer: its text (stop string and end-of-text not in it), and the tokens that were generated."""
+    """One answer: its text (stop string and end-of-text not in it), and the tokens that were generated. ``places``: one for each
+    token where ``logprobs`` was asked for."""
 
     index: int
     text: str
     finish_reason: FinishReason
     token_ids: tuple[int, ...]
+    places: tuple[Place, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
     """The completions in index order, and what they cost. ``first_token_s``: seconds from ``submit`` to the first token; None
-    where there was none."""
+    where there was none. ``prompt_places``: one for each prompt token but the first, where ``prompt_logprobs`` was asked for."""
 
     completions: tuple[Completion, ...]
     usage: Usage
     first_token_s: float | None = field(default=None, compare=False)
+    prompt_places: tuple[Place, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
