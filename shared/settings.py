@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     )
     engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: torch's choice.")
     engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
+    deterministic: bool = Field(
+        False,
+        description="The same request with the same seed gives the same tokens whatever runs beside it, to the last bit. "
+        "Costs a part of the throughput (docs/glossary.md, deterministic mode).",
+    )
     echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
 
     # --- the worker

@@ -191,7 +191,8 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens."""
+    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens.
+    ``system_fingerprint``: changes with whatever an answer depends on besides its request (``fingerprint.py``)."""
 
     engine: str
     model: str
@@ -203,6 +204,7 @@ class EngineInfo:
     slots: int
     token_budget: int
     has_chat_template: bool
+    system_fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from shared.errors import ModelLoadError
-from worker.engine import attention, probe
+from worker.engine import attention, deterministic, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
+from worker.engine.deterministic import TileRunner
 from worker.engine.loading import LoadedWeights, load_weights
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
@@ -89,19 +90,22 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
         config.model_id, device, weights.dtype, capacity.slots * capacity.context, capacity.slots, capacity.context,
         size / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
-    _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device)
+    attention.register()
+    deterministic.register()
+    _use_attention(model, deterministic.ATTENTION if config.deterministic else attention.NAME)
+    runner = (TileRunner if config.deterministic else ModelRunner)(model, cache, device)
     probe.check(runner, model, expected)
+    if config.deterministic:
+        deterministic.check(runner, vocabulary_size(model))
     return runner, capacity
 
 
-def _use_slot_attention(model: PreTrainedModel) -> None:
-    attention.register()
+def _use_attention(model: PreTrainedModel, name: str) -> None:
     try:
-        model.set_attn_implementation(attention.NAME)
+        model.set_attn_implementation(name)
     except Exception as error:
         raise probe.unsupported(model, error) from error
-    if model.config._attn_implementation != attention.NAME:  # noqa: SLF001  # transformers has no public reader
+    if model.config._attn_implementation != name:  # noqa: SLF001  # transformers has no public reader
         raise probe.unsupported(model, "its attention cannot be exchanged")
 
 
