@@ -22,8 +22,8 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "smarttextgen" / "native"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".cache" / "smarttextgen" / "native"
 
 
 @needs_compiler
@@ -150,6 +150,6 @@ def test_a_compiler_that_fails_leaves_nothing_behind(
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.cpp"
     wrong.write_text(native._SOURCE.read_text().replace("s.scale * dot", "2 * s.scale * dot"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(native, "_SOURCE", wrong)
     assert decode.load() is None

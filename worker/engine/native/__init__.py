@@ -80,11 +80,11 @@ def _flags(capability: str) -> tuple[str, ...]:
 
 def _cache_folder() -> str | None:
     """Where built libraries are kept: one that nobody else may write to, since what is in it is run."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smarttextgen" / "native"
     try:
+        base = Path.home() / ".cache" / "smarttextgen" / "native"
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         about = base.stat()
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: nobody knows where home is
         return None
     private = about.st_uid == os.getuid() and not about.st_mode & 0o022
     return str(base) if private and os.access(base, os.W_OK) else None
