@@ -13,10 +13,13 @@ from shared.errors import ModelLoadError
 from worker.engine import attention, deterministic, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
+from worker.engine.fusing import fuse_activations
 from worker.engine.deterministic import TileRunner
 from worker.engine.loading import LoadedWeights, load_weights
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
+from worker.engine.native import decode
+from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
 from worker.engine.protocol import EngineInfo
 from worker.engine.runner import LoadedModel
@@ -82,6 +85,7 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
+    fuse_activations(model)
     bytes_per_token = sum(shape.bytes_per_token for shape in expected.shapes)
     capacity, size = choose_capacity(config, context, bytes_per_token, device)
     cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device)
@@ -93,11 +97,18 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
     attention.register()
     deterministic.register()
     _use_attention(model, deterministic.ATTENTION if config.deterministic else attention.NAME)
-    runner = (TileRunner if config.deterministic else ModelRunner)(model, cache, device)
+    runner = (TileRunner if config.deterministic else ModelRunner)(
+        model, cache, device, _decode_kernel(config, weights)
+    )
     probe.check(runner, model, expected)
     if config.deterministic:
         deterministic.check(runner, vocabulary_size(model))
     return runner, capacity
+
+
+def _decode_kernel(config: EngineConfig, weights: LoadedWeights) -> DecodeAttention | None:
+    fits = config.native_kernels and weights.device.type == "cpu" and weights.dtype == torch.float32
+    return decode.load(config.native_kernels_dir) if fits else None
 
 
 def _use_attention(model: PreTrainedModel, name: str) -> None:
