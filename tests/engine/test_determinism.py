@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +19,19 @@ import torch
 
 from shared.errors import ModelLoadError
 from tests.engine.conftest import CONTEXT, FAMILIES, greedy, run, small_config, submit
+from tests.engine.test_preemption import BYTES
+from worker.engine import memory, scheduler
 from worker.engine.deterministic import TILE
+from worker.engine.loading import load_weights, weights_digest
 from worker.engine.model_runner import ModelRunner
 from worker.engine.protocol import SamplingParams
 from worker.engine.transformers_engine import load_model
 
 VOCABULARY = 400
-BATCHES = 60  # of each family: 240 in all
-EXACT_BATCHES = 25  # the same in the deterministic mode
+BATCHES = 50  # of each family: 200
+EXACT_BATCHES = 15  # of each kind in the deterministic mode: 90
+KINDS = [*((family, True) for family in FAMILIES), ("gpt2", False), ("qwen2", False)]
+"""Families, with our own attention where a compiler is there, and with torch's."""
 
 Seen = dict[tuple[tuple[int, ...], int | None, int], list[torch.Tensor]]
 
@@ -93,9 +99,11 @@ def test_tokens_do_not_depend_on_the_batch(new_engine: Callable[..., Any], famil
         assert together == alone, request
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_deterministic_engine_gives_the_same_logits_to_the_last_bit(recorded: Any, family: str) -> None:
-    engine, seen = recorded(family, deterministic=True)
+@pytest.mark.parametrize(("family", "kernels"), KINDS)
+def test_a_deterministic_engine_gives_the_same_logits_to_the_last_bit(
+    recorded: Any, family: str, kernels: bool
+) -> None:
+    engine, seen = recorded(family, deterministic=True, native_kernels=kernels)
 
     def forget() -> Seen:
         now = dict(seen)
@@ -114,10 +122,10 @@ def test_a_deterministic_engine_gives_the_same_logits_to_the_last_bit(recorded: 
     assert compared > EXACT_BATCHES
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_begun_again_after_some_tokens_it_goes_on_to_the_last_bit(recorded: Any, family: str) -> None:
-    """As after a preemption: what was decoded before is computed in chunks now, and the prefix may be there already."""
-    engine, seen = recorded(family, deterministic=True)
+@pytest.mark.parametrize(("family", "kernels"), KINDS)
+def test_begun_again_after_some_tokens_it_goes_on_to_the_last_bit(recorded: Any, family: str, kernels: bool) -> None:
+    """What was decoded before is computed in chunks now, and the prefix may be there already."""
+    engine, seen = recorded(family, deterministic=True, native_kernels=kernels)
     prompt = tuple(random.Random(3).randrange(VOCABULARY) for _ in range(21))
     whole = run(engine, prompt, greedy(40)).completions[0].token_ids
     first = seen[prompt, None, 0]
@@ -125,6 +133,26 @@ def test_begun_again_after_some_tokens_it_goes_on_to_the_last_bit(recorded: Any,
         again = prompt + whole[:done]
         assert run(engine, again, greedy(40 - done)).completions[0].token_ids == whole[done:]
         assert all(torch.equal(a, b) for a, b in zip(seen[again, None, 0], first[done:], strict=True)), done
+
+
+@pytest.mark.parametrize(("family", "kernels"), KINDS)
+def test_after_a_preemption_the_logits_are_the_same_to_the_last_bit(
+    recorded: Any, family: str, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_ROOM", 0)
+    monkeypatch.setattr(memory, "_page_tokens", lambda shapes, device: 8)
+    roomy, expected = recorded(family, deterministic=True, native_kernels=kernels)
+    tight, seen = recorded(family, deterministic=True, native_kernels=kernels, kv_cache_bytes=160 * BYTES[family])
+    chance = random.Random(9)
+    prompts = [tuple(chance.randrange(VOCABULARY) for _ in range(chance.randint(3, 40))) for _ in range(4)]
+    params = [greedy(80), SamplingParams(max_tokens=90, seed=1), greedy(70), SamplingParams(max_tokens=60, seed=2)]
+    alone = [run(roomy, *job) for job in zip(prompts, params, strict=True)]
+    handles = [submit(tight, *job) for job in zip(prompts, params, strict=True)]
+    assert [handle.result(60) for handle in handles] == alone
+    assert tight.stats().preemptions > 1
+    assert seen.keys() == expected.keys()
+    for key, numbers in expected.items():
+        assert all(torch.equal(a, b) for a, b in zip(numbers, seen[key], strict=True)), key
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -174,3 +202,21 @@ def test_one_slot_and_the_whole_context(new_engine: Callable[..., Any], shared_e
     engine = new_engine("gpt2", deterministic=True, slots=1)
     prompt = tuple(at % VOCABULARY for at in range(CONTEXT - 5))
     assert run(engine, prompt, greedy(5)) == run(shared_engine("gpt2"), prompt, greedy(5))
+
+
+def test_the_fingerprint_tells_what_an_answer_depends_on(
+    new_engine: Callable[..., Any], shared_engine: Any, folders: dict[str, Path]
+) -> None:
+    plain = shared_engine("gpt2").info.system_fingerprint
+    assert plain == new_engine("gpt2").info.system_fingerprint
+    assert re.fullmatch("fp_[0-9a-f]{10}", plain)
+    fixed = [new_engine("gpt2", deterministic=True, slots=slots).info.system_fingerprint for slots in (2, 3)]
+    assert fixed[0] == fixed[1], "in the deterministic mode the batch does not matter"
+    others = [shared_engine("qwen2"), new_engine("gpt2", slots=3), new_engine("gpt2", pack_weights="on")]
+    found = {plain, fixed[0], *(engine.info.system_fingerprint for engine in others)}
+    assert len(found) == 5
+    weights: Any = load_weights(small_config(folders["gpt2"])).model
+    before = weights_digest(weights)
+    with torch.no_grad():
+        weights.transformer.h[1].mlp.c_fc.weight.mul_(1.001)
+    assert weights_digest(weights) != before

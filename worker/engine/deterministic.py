@@ -7,10 +7,11 @@ last bits alone than in a batch, and at a near tie another token (measured in be
 
 - The model runs over tiles of ``TILE`` tokens exactly, as many as a step needs; what a tile lacks is filled up. So every layer
   sees one shape, whoever is in it.
-- Attention takes the tokens of one row in blocks of ``TILE`` positions, counted from the row's beginning: a token stands at its
-  place of the block, with as many keys as the block's end asks for, the later ones masked. So a token that is decoded has the
-  same shapes as one that is computed with its prompt, wherever the prompt is cut, and a row that was preempted or finds its
-  prefix computed gets the same keys and values again.
+- Attention takes every token alone, at its exact length, where our own kernel is there. torch's takes the tokens of one row in
+  blocks of ``TILE`` positions, counted from the row's beginning: a token stands at its place of the block, with as many keys as
+  the block's end asks for, the later ones masked. So a token that is decoded has the same shapes as one that is computed with
+  its prompt, wherever the prompt is cut, and a row that was preempted or finds its prefix computed gets the same keys and
+  values again.
 - Each row is sampled alone.
 
 Left to the device is that a row's place in a tile, and its slot, change nothing. ``check`` tries that at start, on the model itself.
@@ -45,14 +46,26 @@ class Token:
     slot: int
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens ``first``..``last``-1 of a tile. Their slots begin with ``slot`` and grow by ``step``, 0 (a prompt) or 1 (rows that
+    decode)."""
+
+    first: int
+    last: int
+    slot: int
+    step: int
+
+
 @dataclass(slots=True)
 class Tile(PackedBatch):
     """``TILE`` tokens of a step. All that are real are in ``slots`` and ``positions``; ``spans`` are runs of one row within one
-    block, ``chunks`` is empty. span_of, place_of: int64 ``[real tokens]``, each token's span and place in its block."""
+    block, ``runs`` what the kernel can do in one call, ``chunks`` is empty. span_of, place_of: int64 ``[real tokens]``, each token's span and place in its block."""
 
     spans: tuple[PackedChunk, ...] = ()
     span_of: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     place_of: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    runs: tuple[Run, ...] = ()
 
 
 def register() -> None:
@@ -98,7 +111,8 @@ class TileRunner(ModelRunner):
             ],
             dtype=torch.long,
         ).to(self.device)
-        return Tile(len(tile), of[0], of[1], 0, (), {}, tuple(spans), of[2], of[3])
+        runs = tuple(_runs(tile)) if self.kernel is not None else ()
+        return Tile(len(tile), of[0], of[1], 0, (), self.kernel, {}, tuple(spans), of[2], of[3], runs)
 
     def _sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> Sequence[int | Exception]:
         return [self._sample_alone(logits[at : at + 1], row) for at, row in enumerate(rows)]
@@ -137,6 +151,18 @@ def _spans(tile: Sequence[Token]) -> Iterator[PackedChunk]:
             first = at
 
 
+def _runs(tile: Sequence[Token]) -> Iterator[Run]:
+    """As few as there can be."""
+    first, step = 0, None
+    for at in range(1, len(tile) + 1):
+        grows = tile[at].slot - tile[at - 1].slot if at < len(tile) else None
+        if grows not in (0, 1) or step not in (None, grows):
+            yield Run(first, at, tile[first].slot, step or 0)
+            first, step = at, None
+        else:
+            step = grows
+
+
 def tile_attention(
     module: torch.nn.Module,  # noqa: ARG001  # transformers' signature
     query: torch.Tensor,
@@ -149,7 +175,8 @@ def tile_attention(
     slot_batch: Tile | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend a tile's queries to their own slots, one call for each span, in shapes that follow from its block alone.
+    """Attend a tile's queries to their own slots: by our kernel, which takes each token at its exact length, or by torch's in
+    shapes that follow from the token's block alone.
 
     query: ``[1, heads, TILE, head_dim]``. key, value: a layer of the slot cache, ``[slots, kv_heads, max_len, head_dim]``, the
     tile's own tokens already in it. Returns ``[1, TILE, heads, value_dim]`` and None.
@@ -158,25 +185,53 @@ def tile_attention(
     """
     refuse_more_than_plain(kwargs)
     assert slot_batch is not None
-    heads, head_dim, kv_heads, value_dim = query.shape[1], query.shape[3], key.shape[1], value.shape[3]
-    real, shared = slot_batch.decoding, heads // kv_heads
-    queries = query.new_zeros(len(slot_batch.spans), kv_heads, shared, TILE, head_dim)
-    by_token = query[0, :, :real].transpose(0, 1).reshape(real, kv_heads, shared, head_dim)
-    queries[slot_batch.span_of, :, :, slot_batch.place_of] = by_token
-    attended = query.new_empty(len(slot_batch.spans), kv_heads, shared, TILE, value_dim)
-    for at, span in enumerate(slot_batch.spans):
+    out = query.new_zeros(TILE, query.shape[1], value.shape[3])
+    by_token = query[0].transpose(0, 1)
+    if slot_batch.kernel is None or by_token.stride(2) != 1:
+        _attend_blocks(out, by_token, key, value, scaling, sliding_window, slot_batch)
+        return out.unsqueeze(0), None
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    for run in slot_batch.runs:
+        here = slice(run.first, run.last)
+        keys, values = (_of_run(run, states) for states in (key, value))
+        positions = slot_batch.positions[here]
+        slot_batch.kernel(out[here], by_token[here], keys, values, positions, scale, sliding_window)
+    return out.unsqueeze(0), None
+
+
+def _of_run(run: Run, states: torch.Tensor) -> torch.Tensor:
+    """The slot of each of the run's tokens: a view."""
+    if run.step:
+        return states[run.slot : run.slot + run.last - run.first]
+    return states[run.slot : run.slot + 1].expand(run.last - run.first, -1, -1, -1)
+
+
+def _attend_blocks(
+    out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    tile: Tile,
+) -> None:
+    """torch's attention, one call for each span. query: ``[TILE, heads, head_dim]``."""
+    heads, head_dim, kv_heads, value_dim = query.shape[1], query.shape[2], key.shape[1], value.shape[3]
+    real, shared = tile.decoding, heads // kv_heads
+    queries = query.new_zeros(len(tile.spans), kv_heads, shared, TILE, head_dim)
+    queries[tile.span_of, :, :, tile.place_of] = query[:real].reshape(real, kv_heads, shared, head_dim)
+    attended = query.new_empty(len(tile.spans), kv_heads, shared, TILE, value_dim)
+    for at, span in enumerate(tile.spans):
         block = span.start // TILE
         end = min((block + 1) * TILE, key.shape[2])
         attended[at] = scaled_dot_product_attention(
             queries[at].view(1, kv_heads, shared * TILE, head_dim),
             key[span.slot : span.slot + 1, :, :end],
             value[span.slot : span.slot + 1, :, :end],
-            attn_mask=_mask(slot_batch, block, end, sliding_window, shared),
+            attn_mask=_mask(tile, block, end, sliding_window, shared),
             scale=scaling,
         ).view(kv_heads, shared, TILE, value_dim)
-    out = query.new_zeros(1, TILE, heads, value_dim)
-    out[0, :real] = attended[slot_batch.span_of, :, :, slot_batch.place_of].reshape(real, heads, value_dim)
-    return out, None
+    out[:real] = attended[tile.span_of, :, :, tile.place_of].reshape(real, heads, value_dim)
 
 
 def _mask(tile: Tile, block: int, end: int, window: int | None, shared: int) -> torch.Tensor:

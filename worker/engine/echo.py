@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from worker.engine.config import EngineConfig
+from worker.engine.fingerprint import fingerprint
 from worker.engine.protocol import EngineInfo, Message, Piece
 from worker.engine.runner import LoadedModel
 from worker.engine.scheduler import StepPlan
@@ -85,6 +86,7 @@ class EchoEngine(SlotEngine):
             slots=slots,
             token_budget=config.token_budget or _TOKEN_BUDGET,
             has_chat_template=False,
+            system_fingerprint=fingerprint(engine="echo"),
             kv_tokens=min(slots * context, config.kv_cache_bytes or slots * context),  # a token of it is a byte
         )
         runner = EchoRunner(config.echo_token_delay_s)

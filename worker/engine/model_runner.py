@@ -26,7 +26,7 @@ class ModelRunner:
         self.model = model
         self.cache = cache
         self.device = device
-        self._kernel = kernel
+        self.kernel = kernel
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
@@ -94,7 +94,7 @@ class ModelRunner:
             positions=torch.tensor(lengths, dtype=torch.long).to(self.device),
             longest=max(lengths, default=0) + 1,
             chunks=tuple(chunks),
-            kernel=self._kernel,
+            kernel=self.kernel,
         )
 
     def _forward_plan(self, plan: StepPlan) -> torch.Tensor:

@@ -7,15 +7,17 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from shared.errors import ModelLoadError
 from worker.engine import attention, deterministic, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
-from worker.engine.fusing import fuse_activations
 from worker.engine.deterministic import TileRunner
-from worker.engine.loading import LoadedWeights, load_weights
+from worker.engine.fingerprint import fingerprint
+from worker.engine.fusing import fuse_activations
+from worker.engine.loading import LoadedWeights, load_weights, weights_digest
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.native import decode
@@ -44,6 +46,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """Load, pack, allocate, and check. Raises: ModelLoadError with a sentence that says what to do."""
     weights = load_weights(config)
     _set_threads(config, weights.model)
+    digest = weights_digest(weights.model)  # before packing takes the weights away
     with torch.inference_mode():
         runner, capacity = _build_runner(config, weights)
     info = EngineInfo(
@@ -59,9 +62,35 @@ def load_model(config: EngineConfig) -> LoadedModel:
         has_chat_template=bool(weights.tokenizer.chat_template),
         kv_tokens=capacity.kv_tokens,
         kv_page=capacity.kv_page,
+        system_fingerprint=_fingerprint(config, weights, digest, runner, capacity),
     )
     memory = partial(device_memory, weights.device)
     return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
+
+
+def _fingerprint(
+    config: EngineConfig, weights: LoadedWeights, digest: str, runner: ModelRunner, capacity: Capacity
+) -> str:
+    """Slots and budget shape the batches, which matters only where the numbers depend on the batch."""
+    if weights.device.type == "cuda":
+        device = torch.cuda.get_device_name(weights.device)
+    else:
+        device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return fingerprint(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        model=config.model_id,
+        revision=weights.revision,
+        weights=digest,
+        dtype=str(weights.dtype),
+        device=device,
+        threads=torch.get_num_threads(),
+        packing=config.pack_weights,
+        kernel=runner.kernel is not None,
+        deterministic=config.deterministic,
+        slots=None if config.deterministic else capacity.slots,
+        token_budget=None if config.deterministic else capacity.token_budget,
+    )
 
 
 def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
