@@ -42,7 +42,8 @@ class EngineLoop:
     def submit(self, request: EngineRequest, on_delta: OnDelta | None) -> PendingGeneration:
         """Raises: EngineStoppedError."""
         handle = PendingGeneration()
-        group = RowGroup(request, handle, on_delta, self.model.tokenization.decode)
+        tokenization = self.model.tokenization
+        group = RowGroup(request, handle, on_delta, tokenization.decode, tokenization.token_text)
         handle.when_canceled(lambda: self._post_cancel(group))
         with self._mail:
             if self.dead or self._stop_at is not None:

@@ -161,11 +161,13 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text of completion ``index``: whole characters only, never a part of a stop string."""
+    """New text of completion ``index``: whole characters only, never a part of a stop string. ``places``: of its ``token_count``
+    tokens, where ``logprobs`` was asked for."""
 
     index: int
     text: str
     token_count: int
+    places: tuple[Place, ...] = ()
 
 
 OnDelta = Callable[[Delta], None]
@@ -191,7 +193,8 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens."""
+    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens. ``adapters``: names that a
+    request may ask for."""
 
     engine: str
     model: str
@@ -203,6 +206,7 @@ class EngineInfo:
     slots: int
     token_budget: int
     has_chat_template: bool
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

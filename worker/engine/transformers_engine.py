@@ -90,7 +90,7 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
         size / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device)
+    runner = ModelRunner(model, cache, device, end_tokens(weights))
     probe.check(runner, model, expected)
     return runner, capacity
 
