@@ -99,7 +99,7 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
         capacity.slots, capacity.context, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device, _decode_kernel(config, weights))
+    runner = ModelRunner(model, cache, device, end_tokens(weights), _decode_kernel(config, weights))
     probe.check(runner, model, expected)
     return runner, capacity
 
