@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from shared.errors import InvalidRequestError
 from worker.engine.config import EngineConfig
-from worker.engine.protocol import EngineInfo, EngineRequest, Message, Piece
+from worker.engine.fingerprint import fingerprint
+from worker.engine.protocol import EngineInfo, EngineRequest, Message, Piece, Reused
 from worker.engine.runner import LoadedModel
 from worker.engine.scheduler import StepPlan
 from worker.engine.sequence import Row
@@ -68,6 +69,9 @@ class EchoRunner:
         del row  # there is nothing to compute, and so nothing to reuse
         return 0
 
+    def reused(self) -> Reused:
+        return Reused()
+
     def vacate(self, row: Row, *, sound: bool) -> None:
         del row, sound
 
@@ -96,6 +100,7 @@ class EchoEngine(SlotEngine):
             slots=slots,
             token_budget=config.token_budget or _TOKEN_BUDGET,
             has_chat_template=False,
+            system_fingerprint=fingerprint(engine="echo"),
             kv_tokens=min(slots * context, config.kv_cache_bytes or slots * context),  # a token of it is a byte
         )
         runner = EchoRunner(config.echo_token_delay_s)

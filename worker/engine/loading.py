@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from worker.engine.config import EngineConfig
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DIGESTED = 8  # values of a weight, evenly spread: enough to tell two trainings of one architecture apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,16 @@ def load_weights(config: EngineConfig) -> LoadedWeights:
     model.to(device).eval().requires_grad_(False)
     revision = getattr(model_config, "_commit_hash", None) or config.revision or "local"
     return LoadedWeights(model, tokenizer, revision, device, dtype)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Of names, shapes, types and a few values of each weight: a file of gigabytes is not read again for this."""
+    found = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        flat = weight.reshape(-1)
+        spread = torch.linspace(0, flat.numel() - 1, min(_DIGESTED, flat.numel()), device=flat.device).long()
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype} {flat[spread].float().tolist()}\n".encode())
+    return found.hexdigest()
 
 
 def choose_device(name: str) -> torch.device:

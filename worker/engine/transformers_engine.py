@@ -7,19 +7,23 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from shared.errors import ModelLoadError
-from worker.engine import attention, probe
+from worker.engine import attention, deterministic, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
+from worker.engine.deterministic import TileRunner
+from worker.engine.fingerprint import fingerprint
 from worker.engine.fusing import fuse_activations
-from worker.engine.loading import LoadedWeights, load_weights
+from worker.engine.loading import LoadedWeights, load_weights, weights_digest
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.native import decode
 from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
+from worker.engine.prefix_cache import PrefixCache, block_bytes
 from worker.engine.protocol import EngineInfo
 from worker.engine.runner import LoadedModel
 from worker.engine.slot_engine import SlotEngine
@@ -43,6 +47,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """Load, pack, allocate, and check. Raises: ModelLoadError with a sentence that says what to do."""
     weights = load_weights(config)
     _set_threads(config, weights.model)
+    digest = weights_digest(weights.model)  # before packing takes the weights away
     with torch.inference_mode():
         runner, capacity = _build_runner(config, weights)
     info = EngineInfo(
@@ -58,9 +63,35 @@ def load_model(config: EngineConfig) -> LoadedModel:
         has_chat_template=bool(weights.tokenizer.chat_template),
         kv_tokens=capacity.kv_tokens,
         kv_page=capacity.kv_page,
+        system_fingerprint=_fingerprint(config, weights, digest, runner, capacity),
     )
     memory = partial(device_memory, weights.device)
     return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
+
+
+def _fingerprint(
+    config: EngineConfig, weights: LoadedWeights, digest: str, runner: ModelRunner, capacity: Capacity
+) -> str:
+    """Slots and budget shape the batches, which matters only where the numbers depend on the batch."""
+    if weights.device.type == "cuda":
+        device = torch.cuda.get_device_name(weights.device)
+    else:
+        device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return fingerprint(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        model=config.model_id,
+        revision=weights.revision,
+        weights=digest,
+        dtype=str(weights.dtype),
+        device=device,
+        threads=torch.get_num_threads(),
+        packing=config.pack_weights,
+        kernel=runner.kernel is not None,
+        deterministic=config.deterministic,
+        slots=None if config.deterministic else capacity.slots,
+        token_budget=None if config.deterministic else capacity.token_budget,
+    )
 
 
 def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
@@ -90,17 +121,25 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
     capacity = choose_capacity(config, context, expected.shapes, device)
     try:
         cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device, capacity.kv_tokens)
+        prefix = PrefixCache(cache, capacity.prefix_bytes) if capacity.prefix_bytes >= block_bytes(cache) else None
     except MemoryError as error:
         raise ModelLoadError(f"No room for keys and values ({error}). Lower the slots or the context.") from error
     logger.info(
-        "%s on %s, %s: %d tokens fit (%.2f GiB for keys and values), in at most %d rows of at most %d; %d layers packed.",
+        "%s on %s, %s: %d tokens fit (%.2f GiB for keys and values), in at most %d rows of at most %d; %.2f GiB for "
+        "prefixes; %d layers packed.",
         config.model_id, device, weights.dtype, capacity.kv_tokens,
         capacity.kv_tokens * sum(shape.bytes_per_token for shape in expected.shapes) / 1024**3,
-        capacity.slots, capacity.context, packed,
+        capacity.slots, capacity.context, capacity.prefix_bytes / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
-    _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device, end_tokens(weights), _decode_kernel(config, weights))
+    attention.register()
+    deterministic.register()
+    _use_attention(model, deterministic.ATTENTION if config.deterministic else attention.NAME)
+    runner = (TileRunner if config.deterministic else ModelRunner)(
+        model, cache, device, end_tokens(weights), _decode_kernel(config, weights), prefix
+    )
     probe.check(runner, model, expected)
+    if config.deterministic:
+        deterministic.check(runner, vocabulary_size(model))
     return runner, capacity
 
 
@@ -109,13 +148,12 @@ def _decode_kernel(config: EngineConfig, weights: LoadedWeights) -> DecodeAttent
     return decode.load(config.native_kernels_dir) if fits else None
 
 
-def _use_slot_attention(model: PreTrainedModel) -> None:
-    attention.register()
+def _use_attention(model: PreTrainedModel, name: str) -> None:
     try:
-        model.set_attn_implementation(attention.NAME)
+        model.set_attn_implementation(name)
     except Exception as error:
         raise probe.unsupported(model, error) from error
-    if model.config._attn_implementation != attention.NAME:  # noqa: SLF001  # transformers has no public reader
+    if model.config._attn_implementation != name:  # noqa: SLF001  # transformers has no public reader
         raise probe.unsupported(model, "its attention cannot be exchanged")
 
 
