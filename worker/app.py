@@ -35,6 +35,7 @@ def engine_from(settings: Settings) -> Engine:
             threads=settings.engine_threads,
             kv_cache_bytes=settings.engine_kv_cache_bytes,
             pack_weights=settings.engine_pack_weights,
+            adapters=settings.adapter_folders,
             echo_token_delay_s=settings.echo_token_delay_s,
         )
     )

@@ -157,6 +157,8 @@ class Worker:
             context_length=info.context_length,
             tokenizer_digest=digest,
             mode_tokens=prompts.overheads(),
+            vocab_size=info.vocab_size,
+            adapters=tuple(name for name, _ in self.settings.adapter_folders),
         )
         return WorkerInfo(self.id, model, info.slots, "ready", socket.gethostname(), os.getpid())
 

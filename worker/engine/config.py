@@ -15,6 +15,7 @@ class EngineConfig:
     slots: rows that run together; None chooses. max_context: tokens a row can hold; None is the model's own, or what
     fits in kv_cache_bytes. token_budget: prompt tokens computed in one step; None chooses. threads: torch threads on a
     CPU; None is one for a small model and torch's choice for others. pack_weights: ``auto``, ``on`` or ``off`` (oneDNN's blocked layout, CPU only).
+    adapters: LoRA adapters that requests may name, as names and folders.
     kv_cache_bytes: memory for keys and values; None chooses from what the device has free.
     echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
     """
@@ -30,5 +31,6 @@ class EngineConfig:
     threads: int | None = None
     pack_weights: str = "auto"
     kv_cache_bytes: int | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
     echo_token_delay_s: float = 0.0
     echo_context: int = 4096

@@ -161,11 +161,13 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text of completion ``index``: whole characters only, never a part of a stop string."""
+    """New text of completion ``index``: whole characters only, never a part of a stop string. ``places``: one for each new token
+    where ``logprobs`` was asked for; of tokens whose text is held back too."""
 
     index: int
     text: str
     token_count: int
+    places: tuple[Place, ...] = ()
 
 
 OnDelta = Callable[[Delta], None]
@@ -191,7 +193,8 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens."""
+    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens. ``system_fingerprint`` names
+    what its tokens depend on beside the request."""
 
     engine: str
     model: str
@@ -203,6 +206,7 @@ class EngineInfo:
     slots: int
     token_budget: int
     has_chat_template: bool
+    system_fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +261,10 @@ class Engine(Protocol):
 
     def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         """Token ids of the pieces, one after the other. Adds the model's own start token where its tokenizer would."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, each in the vocabulary; control tokens have none."""
         ...
 
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:
