@@ -23,8 +23,8 @@ class Admission:
     def spec(self, asked: GenerateRequest) -> JobSpec:
         """The specification of a job.
 
-        Raises: UnknownModeError, UnknownModelError, UnknownAdapterError, ContextLengthError, InvalidRequestError (a token that
-        the model does not have), StoreUnavailableError.
+        Raises: UnknownModeError, UnknownModelError, UnknownAdapterError, ContextLengthError, ValidationFailedError (a token
+        that the model does not have), StoreUnavailableError.
         """
         mode = self.modes[asked.mode]
         name = asked.model or self.fleet.default_model

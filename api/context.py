@@ -6,7 +6,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from shared.errors import ContextLengthError, InvalidRequestError
+from api.errors import ValidationFailedError
+from shared.errors import ContextLengthError
 from shared.modes import language_of
 from shared.store.protocol import JobStore, ModelInfo
 
@@ -48,7 +49,7 @@ class ContextGuard:
             )
 
     def require_ids_fit(self, model: ModelInfo | None, ids: Sequence[int], max_length: int) -> None:
-        """Raises: ContextLengthError where token ids and new tokens exceed the context; InvalidRequestError for an id that the
+        """Raises: ContextLengthError where token ids and new tokens exceed the context; ValidationFailedError for an id that the
         model does not have, naming its place."""
         if model is None:
             return
@@ -73,12 +74,12 @@ class ContextGuard:
 
 
 def require_known(model: ModelInfo | None, tokens: Mapping[str, int]) -> None:
-    """tokens: where they stand in the request → their ids. Raises: InvalidRequestError for one that the model does not have."""
+    """tokens: where they stand in the request → their ids. Raises: ValidationFailedError for one that the model does not have."""
     if model is None or model.vocab_size is None:
         return
     for where, token in tokens.items():
         if token >= model.vocab_size:
-            raise InvalidRequestError(
+            raise ValidationFailedError(
                 f"{where}: the model has no such token; its ids are below {model.vocab_size}.", param=where
             )
 

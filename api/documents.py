@@ -51,8 +51,7 @@ SECURITY_SCHEMES: dict[str, Any] = {
 
 INVALID = (
     "A field or parameter is not valid: `validation_error`, `model_not_found`, `adapter_not_found`, "
-    "`context_length_exceeded`, `invalid_request` (a token that the model does not have), `invalid_cursor`, "
-    "`idempotency_key_reused`."
+    "`context_length_exceeded`, `invalid_cursor`, `idempotency_key_reused`."
 )
 ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
     400: ("Not well-formed: `malformed_request`, `malformed_json`, `unknown_mode`, `invalid_cursor` of a stream.", "malformed_json", "invalid_request_error"),

@@ -158,7 +158,7 @@ class Worker:
             tokenizer_digest=digest,
             mode_tokens=prompts.overheads(),
             vocab_size=info.vocab_size,
-            adapters=tuple(name for name, _ in self.settings.adapter_folders),
+            adapters=info.adapters,
         )
         return WorkerInfo(self.id, model, info.slots, "ready", socket.gethostname(), os.getpid())
 

@@ -123,10 +123,11 @@ def _job(body: BatchRequest, index: int, item: BatchItem) -> NewJob:
     try:
         return NewJob(new_id("job"), services().admission.spec(item), item.custom_id)
     except InvalidRequestError as error:
-        if body.requests and error.param in body.requests[index].model_fields_set:
+        field, dot, inside = (error.param or "").partition(".")
+        if body.requests and field in body.requests[index].model_fields_set:
             error.param = f"requests.{index}.{error.param}"
-        elif error.param == "prompt":
-            error.param = f"prompts.{index}"
+        elif field == "prompt":
+            error.param = f"prompts.{index}{dot}{inside}"
         raise
 
 

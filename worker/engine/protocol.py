@@ -161,8 +161,8 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text of completion ``index``: whole characters only, never a part of a stop string. ``places``: one for each new token
-    where ``logprobs`` was asked for; of tokens whose text is held back too."""
+    """New text of completion ``index``: whole characters only, never a part of a stop string. ``places``: of its ``token_count``
+    tokens, where ``logprobs`` was asked for."""
 
     index: int
     text: str
@@ -193,8 +193,8 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens. ``system_fingerprint`` names
-    what its tokens depend on beside the request."""
+    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens. ``adapters``: names that a
+    request may ask for. ``system_fingerprint`` names what its tokens depend on beside the request."""
 
     engine: str
     model: str
@@ -206,6 +206,7 @@ class EngineInfo:
     slots: int
     token_budget: int
     has_chat_template: bool
+    adapters: tuple[str, ...] = ()
     system_fingerprint: str = ""
 
 
