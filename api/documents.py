@@ -179,27 +179,28 @@ class DocumentedApp(OpenAPI):
             static_folder=None,
         )
         self._models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ErrorBody, "serialization")]
-        self._rendered: tuple[tuple[list[str], list[str]], str] | None = None
+        self._rendered: tuple[tuple[list[str], list[str] | None], str] | None = None
 
     def describe(self, model: type[BaseModel], mode: JsonSchemaMode) -> None:
         """A model whose schema the document needs."""
         if (model, mode) not in self._models:
             self._models.append((model, mode))
 
-    def document(self, models: Sequence[str], adapters: Sequence[str]) -> str:
-        """The whole document as JSON. ``models``, ``adapters``: names that a client may give now. Kept until they change."""
-        names = (list(models), list(adapters))
+    def document(self, models: Sequence[str], adapters: Sequence[str] | None) -> str:
+        """The whole document as JSON. ``models``, ``adapters``: names that a client may give now (None: any). Kept until they
+        change."""
+        names = (list(models), None if adapters is None else list(adapters))
         if self._rendered is None or self._rendered[0] != names:
             self._rendered = (names, json.dumps(self._render(*names), ensure_ascii=False))
         return self._rendered[1]
 
-    def _render(self, models: list[str], adapters: list[str]) -> dict[str, Any]:
+    def _render(self, models: list[str], adapters: list[str] | None) -> dict[str, Any]:
         schemas: dict[str, Any] = models_json_schema(self._models, ref_template=REF)[1]["$defs"]
         for name in ("GenerateRequest", "BatchRequest", "BatchItem"):
             fields = schemas[name]["properties"]
             fields["model"]["anyOf"][0]["enum"] = models
             if adapters:
                 fields["adapter"]["anyOf"][0]["enum"] = adapters
-            else:
+            elif adapters is not None:
                 del fields["adapter"]["anyOf"][0]
         return {**self.api_doc, "components": {**self.api_doc["components"], "schemas": schemas}}
