@@ -20,6 +20,8 @@ DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 
 SENTINEL = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
 
+ADAPTER_PAIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}=.+")
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -54,6 +56,10 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="auto: float16 on CUDA (bfloat16 where the model asks for it), float32 on CPU."
+    )
+    adapters: CommaList = Field(
+        (),
+        description="LoRA adapters that jobs may ask for, NAME=FOLDER, comma-separated; all workers of a model have the same.",
     )
     engine_slots: int | None = Field(
         None,
@@ -137,7 +143,11 @@ class Settings(BaseSettings):
     )
     api_key_cache_s: float = Field(5.0, ge=0, le=60, description="Seconds that a looked-up API key is remembered.")
     cors_origins: CommaList = Field((), description="Origins that browsers may call from, comma-separated.")
-    max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters.")
+    max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters or token ids.")
+    token_id_prompts: bool = Field(
+        True, description="Prompts may be token ids, which go to the model without a mode's template."
+    )
+    max_logprobs: int = Field(20, ge=0, le=20, description="Most alternatives that logprobs may ask for at each place.")
     max_new_tokens: int = Field(500, ge=10, description="Ceiling of max_length, tokens.")
     max_batch_size: int = Field(10_000, ge=1, le=10_000, description="Most prompts in one batch.")
     max_wait_s: int = Field(60, ge=0, le=300, description="Longest long poll, seconds.")
@@ -203,11 +213,24 @@ class Settings(BaseSettings):
         description="Where traces go, by OTLP over HTTP, such as http://collector:4318. Needs the extra otel.",
     )
 
-    @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", "redis_sentinels", mode="before")
+    @field_validator(
+        "adapters", "cors_origins", "webhook_allowlist", "metrics_tenants", "redis_sentinels", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("adapters")
+    @classmethod
+    def _named_folders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [pair.partition("=")[0] for pair in value]
+        for name, pair in zip(names, value, strict=True):
+            if not ADAPTER_PAIR.fullmatch(pair):
+                raise ValueError(f"{pair!r} is not NAME=FOLDER, with a name of 1 to 64 of A-Z, a-z, 0-9, ., _ and -")
+            if names.count(name) > 1:
+                raise ValueError(f"{name} stands there twice")
         return value
 
     @field_validator("cors_origins")
@@ -246,6 +269,12 @@ class Settings(BaseSettings):
         if value < 3 * beat_s:
             raise ValueError(f"a lease must last for at least three beats (WORKER_BEAT_S={beat_s:g})")
         return value
+
+    @property
+    def adapter_folders(self) -> tuple[tuple[str, str], ...]:
+        """ADAPTERS as names and folders."""
+        pairs = (pair.partition("=") for pair in self.adapters)
+        return tuple((name, folder) for name, _, folder in pairs)
 
     @property
     def sentinel_addresses(self) -> list[tuple[str, int]]:

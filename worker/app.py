@@ -39,6 +39,7 @@ def engine_from(settings: Settings) -> Engine:
             native_kernels=settings.engine_native_kernels,
             native_kernels_dir=str(settings.engine_native_kernels_dir) if settings.engine_native_kernels_dir else None,
             deterministic=settings.deterministic,
+            adapters=settings.adapter_folders,
             echo_token_delay_s=settings.echo_token_delay_s,
         )
     )

@@ -20,6 +20,7 @@ class EngineConfig:
     deterministic: an answer's numbers do not depend on what else runs, at a price (``deterministic.py``).
     kv_cache_bytes: memory for keys and values; None chooses from what the device has free. prefix_cache_bytes: how much of it
     is for those of prompts and answers that are over, which others may begin with; None is an eighth, 0 keeps none.
+    adapters: LoRA adapters that requests may name, as names and folders.
     echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
     """
 
@@ -38,5 +39,6 @@ class EngineConfig:
     deterministic: bool = False
     kv_cache_bytes: int | None = None
     prefix_cache_bytes: int | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
     echo_token_delay_s: float = 0.0
     echo_context: int = 4096

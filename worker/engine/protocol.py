@@ -283,6 +283,10 @@ class Engine(Protocol):
         """Token ids of the pieces, one after the other. Adds the model's own start token where its tokenizer would."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, each in the vocabulary; control tokens have none."""
+        ...
+
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:
         """The messages in the model's chat template, ready for the assistant's answer; None where it has no template.
         The contents of user and assistant messages stay untrusted pieces; system messages are trusted."""
