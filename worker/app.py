@@ -35,6 +35,9 @@ def engine_from(settings: Settings) -> Engine:
             threads=settings.engine_threads,
             kv_cache_bytes=settings.engine_kv_cache_bytes,
             pack_weights=settings.engine_pack_weights,
+            gpu_memory_utilization=settings.engine_vllm_gpu_memory_utilization,
+            tensor_parallel_size=settings.engine_vllm_tensor_parallel_size,
+            enforce_eager=settings.engine_vllm_enforce_eager,
             echo_token_delay_s=settings.echo_token_delay_s,
         )
     )

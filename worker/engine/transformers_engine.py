@@ -13,7 +13,7 @@ from shared.errors import ModelLoadError
 from worker.engine import attention, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
-from worker.engine.loading import LoadedWeights, load_weights
+from worker.engine.loading import LoadedWeights, end_tokens, load_weights
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.packing import pack_linears
@@ -55,7 +55,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
         has_chat_template=bool(weights.tokenizer.chat_template),
     )
     memory = partial(device_memory, weights.device)
-    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
+    sources: tuple[Any, ...] = (weights.model.generation_config, weights.model.config.get_text_config())
+    ends = end_tokens(weights.tokenizer, *(getattr(source, "eos_token_id", None) for source in sources))
+    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), ends, memory)
 
 
 def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
@@ -63,17 +65,6 @@ def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
         torch.set_num_threads(config.threads)
     elif sum(weight.numel() for weight in model.parameters()) < _ONE_THREAD_BELOW:
         torch.set_num_threads(1)
-
-
-def end_tokens(weights: LoadedWeights) -> frozenset[int]:
-    """Ids that end an answer: those of the generation config and of the config, or else the tokenizer's."""
-    found: set[int] = set()
-    for source in (weights.model.generation_config, weights.model.config.get_text_config()):
-        ids = getattr(source, "eos_token_id", None)
-        found.update([ids] if isinstance(ids, int) else ids or [])
-    if not found and weights.tokenizer.eos_token_id is not None:
-        found.add(weights.tokenizer.eos_token_id)
-    return frozenset(found)
 
 
 def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRunner, Capacity]:
