@@ -74,6 +74,12 @@ class Settings(BaseSettings):
     )
     engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: torch's choice.")
     engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
+    engine_native_kernels: bool = Field(
+        True, description="Our own C++ on CPU, built at the first start where there is a compiler; else torch's."
+    )
+    engine_native_kernels_dir: Path | None = Field(
+        None, description="A folder where those kernels may be built already."
+    )
     engine_vllm_gpu_memory_utilization: float | None = Field(
         None, gt=0, le=1, description="vLLM: share of the GPU's memory that it takes. Default: vLLM's own."
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from worker.engine.native.decode import DecodeAttention
 from worker.engine.scheduler import Copy
 
 
@@ -34,7 +35,8 @@ class PackedBatch:
     """Where the packed tokens of one step belong.
 
     decoding: how many rows decode, r. slots, positions: int64 ``[r]``, of the decoding tokens. longest: the largest
-    length among them, the new token included. chunks: the prompt tokens after them.
+    length among them, the new token included. chunks: the prompt tokens after them. kernel: what computes the attention
+    of the decoding rows, where there is something better than torch's.
     """
 
     decoding: int
@@ -42,6 +44,7 @@ class PackedBatch:
     positions: torch.Tensor
     longest: int
     chunks: tuple[PackedChunk, ...]
+    kernel: DecodeAttention | None = None
     masks: dict[object, torch.Tensor] = field(default_factory=dict)
 
 

@@ -74,7 +74,7 @@ def describe(config: EngineConfig) -> Described:
     return Described(model_config, tokenizer, revision)
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase, *declared: int | list[int] | None) -> frozenset[int]:
+def declared_ends(tokenizer: PreTrainedTokenizerBase, *declared: int | list[int] | None) -> frozenset[int]:
     """Ids that end an answer: those that the model's configs declare (``eos_token_id``), or else the tokenizer's."""
     found: set[int] = set()
     for ids in declared:

@@ -13,9 +13,12 @@ from shared.errors import ModelLoadError
 from worker.engine import attention, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
-from worker.engine.loading import LoadedWeights, end_tokens, load_weights
+from worker.engine.fusing import fuse_activations
+from worker.engine.loading import LoadedWeights, declared_ends, load_weights
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
+from worker.engine.native import decode
+from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
 from worker.engine.protocol import EngineInfo
 from worker.engine.runner import LoadedModel
@@ -55,9 +58,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         has_chat_template=bool(weights.tokenizer.chat_template),
     )
     memory = partial(device_memory, weights.device)
-    sources: tuple[Any, ...] = (weights.model.generation_config, weights.model.config.get_text_config())
-    ends = end_tokens(weights.tokenizer, *(getattr(source, "eos_token_id", None) for source in sources))
-    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), ends, memory)
+    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
 
 
 def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
@@ -67,11 +68,18 @@ def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
         torch.set_num_threads(1)
 
 
+def end_tokens(weights: LoadedWeights) -> frozenset[int]:
+    """Ids that end an answer: those of the generation config and of the config, or else the tokenizer's."""
+    sources: tuple[Any, ...] = (weights.model.generation_config, weights.model.config.get_text_config())
+    return declared_ends(weights.tokenizer, *(getattr(source, "eos_token_id", None) for source in sources))
+
+
 def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRunner, Capacity]:
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
+    fuse_activations(model)
     bytes_per_token = sum(shape.bytes_per_token for shape in expected.shapes)
     capacity, size = choose_capacity(config, context, bytes_per_token, device)
     cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device)
@@ -81,9 +89,14 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
         size / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device)
+    runner = ModelRunner(model, cache, device, _decode_kernel(config, weights))
     probe.check(runner, model, expected)
     return runner, capacity
+
+
+def _decode_kernel(config: EngineConfig, weights: LoadedWeights) -> DecodeAttention | None:
+    fits = config.native_kernels and weights.device.type == "cpu" and weights.dtype == torch.float32
+    return decode.load(config.native_kernels_dir) if fits else None
 
 
 def _use_slot_attention(model: PreTrainedModel) -> None:

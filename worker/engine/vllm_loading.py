@@ -16,7 +16,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from shared.errors import ModelLoadError
 from worker.engine.config import EngineConfig
-from worker.engine.loading import Described, choose_dtype, describe, end_tokens
+from worker.engine.loading import Described, choose_dtype, declared_ends, describe
 from worker.engine.protocol import EngineInfo
 from worker.engine.tokenization import ModelTokenization
 from worker.engine.vllm_process import executor_class
@@ -69,7 +69,7 @@ async def load_vllm(config: EngineConfig) -> LoadedVllm:
         info.context_length,
     )  # fmt: skip  # one value a line says no more
     declared = model_config.try_get_generation_config(), described.config.get_text_config().to_dict()
-    ends = end_tokens(described.tokenizer, *(source.get("eos_token_id") for source in declared))
+    ends = declared_ends(described.tokenizer, *(source.get("eos_token_id") for source in declared))
     return LoadedVllm(llm, info, ModelTokenization(described.tokenizer), ends, tally)
 
 
