@@ -201,7 +201,7 @@ class VllmEngine:
         try:
             params.verify(config.model_config, None, config.structured_outputs_config, vllm.llm.tokenizer)
         except (VLLMError, ValueError) as error:
-            raise refusal(error) from error
+            raise refusal(error, request.sampling) from error
         return params
 
     def _post(self, action: Callable[..., None], *arguments: object) -> None:
@@ -267,7 +267,7 @@ class VllmEngine:
             self._end(EngineStoppedError("The engine has died."))
             self._let_end()
         except VLLMClientError as error:
-            self._fail(work, refusal(error))
+            self._fail(work, refusal(error, work.group.sampling))
         except Exception as error:
             logger.exception("A generation failed.")
             self._fail(work, _generation_error("vLLM failed", error))

@@ -57,12 +57,12 @@ def vllm_sampling(params: SamplingParams, index: int, end_tokens: frozenset[int]
             skip_clone=True,
         )
     except (VLLMError, ValueError) as error:
-        raise refusal(error) from error
+        raise refusal(error, params) from error
 
 
-def refusal(error: Exception) -> InvalidRequestError:
-    """What vLLM says against a request, as ours."""
-    param = getattr(error, "parameter", None)
+def refusal(error: Exception, params: SamplingParams) -> InvalidRequestError:
+    """What vLLM says against a request, as ours. Where it names no parameter it is the structure, if there is one."""
+    param = getattr(error, "parameter", None) or (None if params.structure is None else "structure")
     return InvalidRequestError(str(error.args[0]) if error.args else str(error), param=param)
 
 
