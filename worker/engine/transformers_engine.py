@@ -17,7 +17,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.deterministic import TileRunner
 from worker.engine.fingerprint import fingerprint
 from worker.engine.fusing import fuse_activations
-from worker.engine.loading import LoadedWeights, load_weights, weights_digest
+from worker.engine.loading import LoadedWeights, declared_ends, load_weights, weights_digest
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.native import decode
@@ -103,13 +103,8 @@ def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
 
 def end_tokens(weights: LoadedWeights) -> frozenset[int]:
     """Ids that end an answer: those of the generation config and of the config, or else the tokenizer's."""
-    found: set[int] = set()
-    for source in (weights.model.generation_config, weights.model.config.get_text_config()):
-        ids = getattr(source, "eos_token_id", None)
-        found.update([ids] if isinstance(ids, int) else ids or [])
-    if not found and weights.tokenizer.eos_token_id is not None:
-        found.add(weights.tokenizer.eos_token_id)
-    return frozenset(found)
+    sources: tuple[Any, ...] = (weights.model.generation_config, weights.model.config.get_text_config())
+    return declared_ends(weights.tokenizer, *(getattr(source, "eos_token_id", None) for source in sources))
 
 
 def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRunner, Capacity]:
