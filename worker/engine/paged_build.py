@@ -1,0 +1,154 @@
+"""From loaded weights to a runner over pages: the kernel, how many pages fit, and whether all that computes what it should."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from shared.errors import ModelLoadError
+from worker.engine import flash_kernels, paged_attention, probe
+from worker.engine.cache import KeyValueShape
+from worker.engine.config import EngineConfig
+from worker.engine.loading import LoadedWeights
+from worker.engine.memory import Capacity
+from worker.engine.paged_attention import Kernel
+from worker.engine.paged_cache import PagedCache
+from worker.engine.paged_runner import PagedRunner
+
+logger = logging.getLogger(__name__)
+
+_GIB = 1024**3
+_ROWS = 256
+_TOKEN_BUDGET = 2048
+_SMALLEST_CONTEXT = 2048
+_CPU_BYTES = 64 * 1024**2  # tests run this there, with small models
+_SHARE = 0.92  # of what is free beside the largest step; the rest is for the allocator's gaps and for CUDA graphs
+
+
+@dataclass(frozen=True, slots=True)
+class PagedOptions:
+    """kernel, page_size: None finds them. graphs: replay decoding steps as CUDA graphs. compiled: run the model through
+    torch.compile, which fuses its small kernels."""
+
+    kernel: Kernel | None = None
+    page_size: int | None = None
+    graphs: bool = True
+    compiled: bool = False
+
+
+def build(
+    config: EngineConfig, weights: LoadedWeights, expected: probe.Reference, context: int, options: PagedOptions
+) -> tuple[PagedRunner, Capacity] | None:
+    """A warm runner, and what it has room for; None, and a line in the log, where no kernel fits the model or the device.
+
+    context: the most tokens of a row that the model allows. Raises: ModelLoadError if the memory is too small, or if what is
+    computed is not what the model computes.
+    """
+    model, device = weights.model, weights.device
+    found = _kernel(model, expected.shapes, device, options)
+    if isinstance(found, str):
+        logger.info("Keys and values are kept in slots, not in pages: %s.", found)
+        return None
+    _use_paged_attention(model)
+    capacity, pages, page_size = _capacity(config, weights, expected.shapes, context, found)
+    cache = PagedCache(expected.shapes, pages, page_size, device)
+    logger.info(
+        "%s on %s, %s: %d tokens fit (%d pages of %d), %.2f GiB for keys and values; %d rows of at most %d tokens; %s.",
+        config.model_id, device, weights.dtype, (pages - 1) * page_size, pages - 1, page_size,
+        pages * page_size * _bytes_per_token(expected.shapes) / _GIB, capacity.slots, capacity.context, found.name,
+    )  # fmt: skip  # one value a line says no more
+    runner = PagedRunner(model, cache, device, found.kernel, capacity.slots, capacity.context)
+    probe.compare(runner.probe, model, expected)
+    if options.compiled:
+        _compile(runner, model, expected)
+    if options.graphs and device.type == "cuda":
+        runner.record()
+        probe.compare(runner.probe, model, expected)
+    return runner, capacity
+
+
+def _kernel(
+    model: PreTrainedModel, shapes: list[KeyValueShape], device: torch.device, options: PagedOptions
+) -> flash_kernels.Found | str:
+    if options.kernel is not None:
+        return flash_kernels.Found(options.kernel, options.page_size, "a given kernel")
+    heads = int(model.config.get_text_config().num_attention_heads)
+    return flash_kernels.find(shapes, heads, device)
+
+
+def _use_paged_attention(model: PreTrainedModel) -> None:
+    paged_attention.register()
+    try:
+        model.set_attn_implementation(paged_attention.NAME)
+    except Exception as error:
+        raise probe.unsupported(model, error) from error
+    if model.config._attn_implementation != paged_attention.NAME:  # noqa: SLF001  # transformers has no public reader
+        raise probe.unsupported(model, "its attention cannot be exchanged")
+
+
+def _capacity(
+    config: EngineConfig, weights: LoadedWeights, shapes: list[KeyValueShape], context: int, found: flash_kernels.Found
+) -> tuple[Capacity, int, int]:
+    """Rows, tokens of a row and of a step; pages, the scratch page included; tokens of a page."""
+    slots, budget = config.slots or _ROWS, config.token_budget or _TOKEN_BUDGET
+    context = min(config.max_context or context, context)
+    bytes_per_token = _bytes_per_token(shapes)
+    size = config.kv_cache_bytes or _free_bytes(weights, shapes, slots, min(budget, context), found)
+    tokens = size // bytes_per_token
+    if found.page_size is None:
+        # Every row lies in a page of its own: rather shorter rows than fewer of them, within reason.
+        if config.max_context is None:
+            context = min(context, max(tokens // (slots + 1), _SMALLEST_CONTEXT))
+        page_size = context
+        slots = slots if config.slots else min(slots, tokens // page_size - 1)
+    else:
+        page_size = found.page_size
+    most = slots * -(-context // page_size) + 1
+    pages = min(tokens // page_size, most)
+    if slots < 1 or (pages - 1) * page_size < context:
+        raise ModelLoadError(
+            f"A row of {context} tokens takes {context * bytes_per_token / _GIB:.2f} GiB for keys and values, and "
+            f"{size / _GIB:.2f} GiB are there. Lower the context, or allow more memory."
+        )
+    return Capacity(slots, context, budget), pages, page_size
+
+
+def _free_bytes(
+    weights: LoadedWeights, shapes: list[KeyValueShape], rows: int, tokens: int, found: flash_kernels.Found
+) -> int:
+    """What is free on the device beside the largest step, which is run once to see what it takes."""
+    device = weights.device
+    if device.type != "cuda":
+        return _CPU_BYTES
+    page_size = found.page_size or tokens
+    cache = PagedCache(shapes, -(-tokens // page_size) + 1, page_size, device)
+    runner = PagedRunner(weights.model, cache, device, found.kernel, rows, tokens)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    runner.largest_step(tokens, rows)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del runner, cache
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return int((free - peak) * _SHARE)
+
+
+def _bytes_per_token(shapes: list[KeyValueShape]) -> int:
+    return sum(shape.bytes_per_token for shape in shapes)
+
+
+def _compile(runner: PagedRunner, model: PreTrainedModel, expected: probe.Reference) -> None:
+    """Compile, and prove that it still computes the same; the plain model stays where either fails."""
+    started = time.perf_counter()
+    try:
+        runner.compile()
+        probe.compare(runner.probe, model, expected)
+    except Exception:
+        logger.exception("torch.compile does not work for this model here; it runs uncompiled.")
+        runner.use(model)
+    else:
+        logger.info("Compiled in %.0f s.", time.perf_counter() - started)
