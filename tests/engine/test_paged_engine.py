@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from shared.errors import GenerationError
 from tests.engine.conftest import FAMILIES, Listener, greedy, run, small_config, submit, tiny_model
 from tests.engine.test_greedy_equivalence import generate, make_jobs
 from worker.engine.paged_attention import plain_kernel
@@ -109,3 +111,66 @@ def test_cancelled_rows_leave_their_pages(paged: Callable[..., TransformersEngin
     assert long.result(30) == alone
     assert all(handle.result(30).completions[0].finish_reason == "canceled" for handle in others)
     assert runner_of(engine).pool.free == runner_of(engine).pool.pages - 1
+
+
+def test_a_row_without_numbers_ends_alone(paged: Callable[..., TransformersEngine]) -> None:
+    engine = paged("llama")
+    healthy = run(engine, (5, 6, 7), greedy(40))
+    runner, heard = runner_of(engine), Listener(hold=True)
+
+    def spoils_the_second(**inputs: Any) -> Any:
+        output = runner.model(**inputs)
+        if inputs["input_ids"].shape[1] == 2:
+            output.logits[0, 1, 7] = float("nan")
+        return output
+
+    runner.use(spoils_the_second)
+    first = submit(engine, (5, 6, 7), greedy(40), heard)
+    assert heard.heard.wait(20)
+    second = submit(engine, (9,) * 12, greedy(60))
+    heard.go.set()
+    assert first.result(30) == healthy
+    with pytest.raises(GenerationError, match="no numbers"):
+        second.result(30)
+    assert runner.pool.free == runner.pool.pages - 1
+
+
+def test_goes_on_after_a_step_that_raised(
+    paged: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = paged("gpt2")
+    before = run(engine, (5, 6, 7), greedy(10))
+    runner = runner_of(engine)
+    network, calls = runner._network, iter([RuntimeError("out of memory")])
+
+    def fails_once(**inputs: Any) -> Any:
+        for error in calls:
+            raise error
+        return network(**inputs)
+
+    runner.use(fails_once)
+    with pytest.raises(GenerationError):
+        run(engine, (5, 6, 7), greedy(10))
+    assert run(engine, (5, 6, 7), greedy(10)) == before
+    assert runner.pool.free == runner.pool.pages - 1
+
+
+def test_compiled_it_says_the_same(
+    tmp_path: Path, folders: dict[str, Path], shared_engine: Callable[[str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With dynamo's own backend, which compiles nothing but traces all: two graphs serve every step."""
+    options = PagedOptions(kernel=plain_kernel, page_size=PAGE, compiler="eager")
+    engine = TransformersEngine(small_config(folders["llama"]), paged=options)
+    with caplog.at_level("INFO"):
+        engine.start()
+    try:
+        assert "Compiled in" in caplog.text
+        runner, misses = runner_of(engine), torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert runner._network is not runner.model
+        for prompt, tokens in (((5,) * 30, 20), ((7, 8), 9)):
+            together = [submit(engine, prompt, greedy(tokens + extra)) for extra in range(4)]
+            for extra, handle in enumerate(together):
+                assert handle.result(60) == run(shared_engine("llama"), prompt, greedy(tokens + extra))
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == misses
+    finally:
+        engine.shutdown()

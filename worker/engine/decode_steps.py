@@ -11,6 +11,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -62,8 +63,8 @@ class DecodeSteps:
         """Go back to plain calls."""
         self._graphs.clear()
 
-    def _record(self, size: int, pool: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Output]:
-        aside = torch.cuda.Stream()
+    def _record(self, size: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, Output]:
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARM_RUNS):

@@ -21,6 +21,7 @@ from worker.engine.paged_cache import Part
 logger = logging.getLogger(__name__)
 
 PAGE = 256  # the smallest page of FlashAttention 2
+_flash = torch.ops.aten._flash_attention_forward  # noqa: SLF001  # as said above
 _TOLERANCE = 2e-2  # of the largest output; half precision gives about 1e-3
 _MOST_HEAD_DIM = 256
 _LONGEST = 3 * PAGE  # tokens of the longest row that is tried
@@ -86,7 +87,7 @@ def _call(
 ) -> torch.Tensor:
     single = part.longest_q == 1  # what it may see is all that there is: no mask, and the fast path
     windows = {"window_size_left": window - 1, "window_size_right": 0} if window >= 0 else {}
-    result: torch.Tensor = torch.ops.aten._flash_attention_forward(  # noqa: SLF001  # as said above
+    result: torch.Tensor = _flash(
         query, keys, values, part.starts_q, part.starts_k, part.longest_q, part.longest_k, 0.0, not single, False,
         scale=scale, seqused_k=part.used, **windows, **more,
     )[0]  # fmt: skip
@@ -94,8 +95,7 @@ def _call(
 
 
 def _parameters() -> frozenset[str]:
-    schema = torch.ops.aten._flash_attention_forward.default._schema  # noqa: SLF001  # as said above
-    return frozenset(argument.name for argument in schema.arguments)
+    return frozenset(argument.name for argument in _flash.default._schema.arguments)  # noqa: SLF001  # as said above
 
 
 def _reason_against(shapes: list[KeyValueShape], device: torch.device) -> str:

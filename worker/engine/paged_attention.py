@@ -95,10 +95,9 @@ def _attend(
     if step is None:
         raise NotImplementedError("attention outside of a step")
     step.cache.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), step.batch.places)
-    stored, packed = step.cache.paged_layers[layer], query[0].transpose(0, 1)
+    (keys, values), packed = step.cache.paged_layers[layer].stores, query[0].transpose(0, 1)
     attended = [
-        step.kernel(packed[part.first : part.last], stored.keys, stored.values, part, scale, window)
-        for part in step.batch.parts
+        step.kernel(packed[part.first : part.last], keys, values, part, scale, window) for part in step.batch.parts
     ]
     return (attended[0] if len(attended) == 1 else torch.cat(attended)).unsqueeze(0)
 

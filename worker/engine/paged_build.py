@@ -31,13 +31,13 @@ _SHARE = 0.92  # of what is free beside the largest step; the rest is for the al
 
 @dataclass(frozen=True, slots=True)
 class PagedOptions:
-    """kernel, page_size: None finds them. graphs: replay decoding steps as CUDA graphs. compiled: run the model through
-    torch.compile, which fuses its small kernels."""
+    """kernel, page_size: None finds them. graphs: replay decoding steps as CUDA graphs. compiler: a backend of torch.compile
+    (``inductor``), which fuses the model's small kernels; None leaves the model as it is."""
 
     kernel: Kernel | None = None
     page_size: int | None = None
     graphs: bool = True
-    compiled: bool = False
+    compiler: str | None = None
 
 
 def build(
@@ -63,8 +63,8 @@ def build(
     )  # fmt: skip  # one value a line says no more
     runner = PagedRunner(model, cache, device, found.kernel, capacity.slots, capacity.context)
     probe.compare(runner.probe, model, expected)
-    if options.compiled:
-        _compile(runner, model, expected)
+    if options.compiler is not None:
+        _compile(runner, model, expected, options.compiler)
     if options.graphs and device.type == "cuda":
         runner.record()
         probe.compare(runner.probe, model, expected)
@@ -141,11 +141,11 @@ def _bytes_per_token(shapes: list[KeyValueShape]) -> int:
     return sum(shape.bytes_per_token for shape in shapes)
 
 
-def _compile(runner: PagedRunner, model: PreTrainedModel, expected: probe.Reference) -> None:
+def _compile(runner: PagedRunner, model: PreTrainedModel, expected: probe.Reference, compiler: str) -> None:
     """Compile, and prove that it still computes the same; the plain model stays where either fails."""
     started = time.perf_counter()
     try:
-        runner.compile()
+        runner.compile(compiler)
         probe.compare(runner.probe, model, expected)
     except Exception:
         logger.exception("torch.compile does not work for this model here; it runs uncompiled.")

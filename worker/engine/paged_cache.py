@@ -51,6 +51,7 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __ini
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.keys, self.values = keys, values
+        self.stores = (keys, values)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -69,7 +70,7 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __ini
         return 0
 
     def get_max_length(self) -> int:
-        return self.keys.shape[0] * self.keys.shape[1]
+        return self.stores[0].shape[0] * self.stores[0].shape[1]
 
 
 class PagedCache(Cache):
@@ -87,7 +88,7 @@ class PagedCache(Cache):
             ))  # fmt: skip
         super().__init__(layers=layers)  # type: ignore[arg-type]
         self.paged_layers = layers
-        self.pages, self.page_size = pages, page_size
+        self.pages, self.page_size, self.device = pages, page_size, device
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -97,17 +98,15 @@ class PagedCache(Cache):
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor) -> None:
         """keys, values: ``[tokens, kv_heads, head_dim]``. places: int64 ``[tokens]``."""
-        stored = self.paged_layers[layer]
-        stored.keys.flatten(0, 1).index_copy_(0, places, keys)
-        stored.values.flatten(0, 1).index_copy_(0, places, values)
+        for store, states in zip(self.paged_layers[layer].stores, (keys, values), strict=True):
+            store.flatten(0, 1).index_copy_(0, places, states)
 
     def copy(self, sources: list[int], targets: list[int]) -> None:
         """Copy whole pages."""
         if sources:
-            device = self.paged_layers[0].keys.device
-            source, target = torch.tensor([sources, targets], dtype=torch.long).to(device)
+            source, target = torch.tensor([sources, targets], dtype=torch.long).to(self.device)
             for layer in self.paged_layers:
-                for store in (layer.keys, layer.values):
+                for store in layer.stores:
                     store.index_copy_(0, target, store[source])
 
     def clear(self, slot: int) -> None:

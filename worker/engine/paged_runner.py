@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from shared.errors import GenerationError
+from worker.engine.cache import SlotCache
 from worker.engine.decode_inputs import DecodeInputs, Span
 from worker.engine.decode_steps import DecodeSteps
 from worker.engine.model_runner import ModelRunner, _logits_of_rows
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _NO_NUMBER = -1  # in place of a token, where the logits held none
 _GREEDY = SamplingParams(temperature=0.0)
+_COMPILED_CHUNK = 5
 
 
 class PagedRunner(ModelRunner):
@@ -40,7 +42,7 @@ class PagedRunner(ModelRunner):
     def __init__(
         self, model: torch.nn.Module, cache: PagedCache, device: torch.device, kernel: Kernel, rows: int, context: int
     ) -> None:
-        super().__init__(model, cache, device)
+        super().__init__(model, cast("SlotCache", cache), device)
         self.paged = cache
         self._network: Callable[..., Any] = model
         self._kernel = kernel
@@ -51,6 +53,8 @@ class PagedRunner(ModelRunner):
         self._plain: set[Row] = set()
         self._inputs = DecodeInputs(rows, self.pool.pages_for(context), cache.page_size, device)
         self._every_row = torch.arange(rows + 1, dtype=torch.int32, device=device)
+        # A view that does not start at its storage's beginning, as those of mixed steps do not: for a compiled model that differs.
+        self._all_tokens = torch.arange(-2, rows, device=device)[2:]
         self._answers = torch.zeros(rows, dtype=torch.long, pin_memory=device.type == "cuda")
         self.steps = DecodeSteps(self._decode_size, rows)
 
@@ -75,12 +79,24 @@ class PagedRunner(ModelRunner):
         else:
             logits, picked = self._decode([self._newest(row) for row in plan.decoding])
         for chunk in plan.completed:
-            self._fork(chunk)
+            self._share_prompt(chunk)
         return self._answer(logits, picked, plan)
 
     def use(self, network: Callable[..., Any]) -> None:
         """Run this in place of the model: a compiled one, or the model itself again."""
         self._network = network
+
+    def compile(self, compiler: str) -> None:
+        """Compile the model twice: for one token, and for any number. Raises whatever goes wrong."""
+        self.use(torch.compile(self.model, dynamic=True, backend=compiler))
+        held: list[int] = []
+        self.pool.grow(held, _COMPILED_CHUNK)
+        one = Span([0], 0, [SCRATCH])
+        self._decode([one])
+        # First a step whose numbers all differ: those that are equal would be taken for always equal.
+        self._packed([one] * 2, [Span([0] * _COMPILED_CHUNK, 0, held)], [0, 1, _COMPILED_CHUNK + 1])
+        self._decode([one] * min(2, self.rows))
+        self.pool.give_back(held)
 
     def record(self) -> None:
         """Record the decoding steps as CUDA graphs. To be called once everything else works."""
@@ -109,7 +125,7 @@ class PagedRunner(ModelRunner):
         self.pool.grow(held, len(tokens))
         try:
             for start, end in ((0, cut), (cut, last)):
-                before_last = self._packed([], [Span(tokens[start:end], start, held)], [end - start - 1])
+                before_last = self._packed([], [Span(tokens[start:end], start, held)], [end - start - 1] * 2)[:1]
             after_last, _ = self._decode([Span(tokens[last:], last, held)])
             return torch.cat((before_last, after_last[:1]))
         finally:
@@ -131,7 +147,7 @@ class PagedRunner(ModelRunner):
         views = self._inputs.views(size)
         starts = self._every_row[: size + 1]
         part = Part(0, size, starts, views.used, views.table, views.starts_k, 1, self._context)
-        logits = self._logits(views.tokens, views.positions, PagedBatch(views.places, (part,)), 0)
+        logits = self._logits(views.tokens, views.positions, PagedBatch(views.places, (part,)), self._all_tokens[:size])
         return logits, _greedy(logits)
 
     # ---- decoding and prompt chunks
@@ -144,8 +160,8 @@ class PagedRunner(ModelRunner):
             at += chunk.end - chunk.start
             if chunk.completes:
                 wanted.append(at - 1)
-        # With nothing to sample the model still wants one position to keep.
-        logits = self._packed(decoding, chunks, wanted or [0])[: len(wanted)]
+        # One position more, since a compiled model takes one alone for another case, and none at all does not work.
+        logits = self._packed(decoding, chunks, [*wanted, 0])[: len(wanted)]
         return logits, _greedy(logits)
 
     def _packed(self, decoding: Sequence[Span], chunks: Sequence[Span], wanted: Sequence[int]) -> torch.Tensor:
@@ -166,7 +182,7 @@ class PagedRunner(ModelRunner):
     # ---- both
 
     def _logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, batch: PagedBatch, keep: torch.Tensor | int
+        self, tokens: torch.Tensor, positions: torch.Tensor, batch: PagedBatch, keep: torch.Tensor
     ) -> torch.Tensor:
         """float32 ``[kept, vocab]``."""
         with stepping(self.paged, batch, self._kernel):
@@ -180,7 +196,7 @@ class PagedRunner(ModelRunner):
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
-    def _fork(self, chunk: Chunk) -> None:
+    def _share_prompt(self, chunk: Chunk) -> None:
         """Let the other completions of a request have what was computed of its prompt: full pages are shared, the last is copied."""
         leader, *siblings = chunk.row.group.rows
         pages = self._pages[leader]
