@@ -60,23 +60,32 @@ class EchoRunner:
     def recover(self) -> None:
         return
 
+    def reuse(self, row: Row) -> int:
+        del row  # there is nothing to compute, and so nothing to reuse
+        return 0
+
+    def vacate(self, row: Row, *, sound: bool) -> None:
+        del row, sound
+
 
 class EchoEngine(SlotEngine):
     """An ``Engine`` that repeats what it was told."""
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig(engine="echo")
+        context, slots = config.max_context or config.echo_context, config.slots or _SLOTS
         info = EngineInfo(
             engine="echo",
             model=config.model_id or "echo",
             revision=config.revision or "1",
             device="cpu",
             dtype="none",
-            context_length=config.max_context or config.echo_context,
+            context_length=context,
             vocab_size=END_OF_TEXT + 1,
-            slots=config.slots or _SLOTS,
+            slots=slots,
             token_budget=config.token_budget or _TOKEN_BUDGET,
             has_chat_template=False,
+            kv_tokens=min(slots * context, config.kv_cache_bytes or slots * context),  # a token of it is a byte
         )
         runner = EchoRunner(config.echo_token_delay_s)
         super().__init__(lambda: LoadedModel(info, runner, EchoTokenization(), frozenset({END_OF_TEXT})))

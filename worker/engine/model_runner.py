@@ -32,9 +32,17 @@ class ModelRunner:
     def release(self, row: Row) -> None:
         self._sampling.pop(row, None)
 
+    def reuse(self, row: Row) -> int:
+        del row
+        return 0
+
+    def vacate(self, row: Row, *, sound: bool) -> None:
+        del row, sound
+
     def step(self, plan: StepPlan) -> list[int | Exception]:
         for move in plan.moves:
             self.cache.copy(move)
+        self.cache.settle(_lengths(plan))
         self._slots_used = max((row.slot + 1 for row in [*plan.rows, *plan.sampled]), default=0)
         logits = self._forward_plan(plan)
         self._fork(plan)
@@ -90,7 +98,7 @@ class ModelRunner:
         wanted, chunks = list(range(len(lengths))), []
         for chunk in plan.chunks:
             first = len(tokens)
-            tokens += chunk.row.prompt[chunk.start : chunk.end]
+            tokens += chunk.tokens
             positions += range(chunk.start, chunk.end)
             chunks.append(PackedChunk(chunk.row.slot, first, len(tokens), chunk.start, chunk.end))
             if chunk.completes:
@@ -102,9 +110,8 @@ class ModelRunner:
     def _fork(self, plan: StepPlan) -> None:
         """Give each completed prompt's keys and values to the other completions of the same request."""
         for chunk in plan.completed:
-            leader, *siblings = chunk.row.group.rows
-            for row in siblings:
-                self.cache.copy(Copy(leader.slot, row.slot, chunk.end))
+            for row in chunk.siblings:
+                self.cache.copy(Copy(chunk.row.slot, row.slot, chunk.end))
 
     def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int | Exception]:
         # The maximum is NaN if anything is, infinite if anything overflowed, and -inf if nothing is left.
@@ -137,9 +144,17 @@ class ModelRunner:
             return error
 
 
+def _lengths(plan: StepPlan) -> list[int]:
+    """Tokens in slots 0, 1, 2, … once the step is over."""
+    lengths = [row.computed + 1 for row in plan.decoding]
+    for chunk in plan.chunks:
+        lengths += [chunk.end] * len(chunk.rows)
+    return lengths
+
+
 def _logits_of_rows(plan: StepPlan) -> list[int]:
     """For each sampled row, the index of its logits: the completions of one prompt begin from the same ones."""
     indices = list(range(len(plan.decoding)))
     for at, chunk in enumerate(plan.completed, start=len(plan.decoding)):
-        indices += [at] * len(chunk.row.group.rows)
+        indices += [at] * len(chunk.rows)
     return indices
