@@ -25,6 +25,7 @@ _GIB = 1024**3
 _ROWS = 256
 _TOKEN_BUDGET = 2048
 _SMALLEST_CONTEXT = 2048
+_COUNTED = 256  # tokens; what a row is counted by where its page is as long as the context
 _CPU_BYTES = 64 * 1024**2  # tests run this there, with small models
 _SHARE = 0.92  # of what is free beside the largest step; the rest is for the allocator's gaps and for CUDA graphs
 
@@ -54,11 +55,12 @@ def build(
         logger.info("Keys and values are kept in slots, not in pages: %s.", found)
         return None
     _use_paged_attention(model)
-    capacity, pages, page_size = _capacity(config, weights, expected.shapes, context, found)
+    capacity, page_size = _capacity(config, weights, expected.shapes, context, found)
+    pages = capacity.kv_tokens // page_size + 1  # and the scratch page
     cache = PagedCache(expected.shapes, pages, page_size, device)
     logger.info(
-        "%s on %s, %s: %d tokens fit (%d pages of %d), %.2f GiB for keys and values; %d rows of at most %d tokens; %s.",
-        config.model_id, device, weights.dtype, (pages - 1) * page_size, pages - 1, page_size,
+        "%s on %s, %s: %d tokens fit (%.2f GiB for keys and values), in at most %d rows of at most %d; %s.",
+        config.model_id, device, weights.dtype, capacity.kv_tokens,
         pages * page_size * _bytes_per_token(expected.shapes) / _GIB, capacity.slots, capacity.context, found.name,
     )  # fmt: skip  # one value a line says no more
     runner = PagedRunner(model, cache, device, found.kernel, capacity.slots, capacity.context)
@@ -92,29 +94,35 @@ def _use_paged_attention(model: PreTrainedModel) -> None:
 
 def _capacity(
     config: EngineConfig, weights: LoadedWeights, shapes: list[KeyValueShape], context: int, found: flash_kernels.Found
-) -> tuple[Capacity, int, int]:
-    """Rows, tokens of a row and of a step; pages, the scratch page included; tokens of a page."""
+) -> tuple[Capacity, int]:
+    """What fits, and the tokens of a page. Raises: ModelLoadError if that is not even one row."""
     slots, budget = config.slots or _ROWS, config.token_budget or _TOKEN_BUDGET
     context = min(config.max_context or context, context)
     bytes_per_token = _bytes_per_token(shapes)
     size = config.kv_cache_bytes or _free_bytes(weights, shapes, slots, min(budget, context), found)
     tokens = size // bytes_per_token
-    if found.page_size is None:
+    if found.page_size is not None:
+        # Rows of any length share what there is: the context is shortened only where not even one row of it would fit.
+        pages = min(tokens // found.page_size - 1, slots * -(-context // found.page_size))
+        if config.max_context is None:
+            context = min(context, pages * found.page_size)
+        capacity, page_size = (
+            Capacity(slots, context, budget, pages * found.page_size, found.page_size),
+            found.page_size,
+        )
+    else:
         # Every row lies in a page of its own: rather shorter rows than fewer of them, within reason.
         if config.max_context is None:
             context = min(context, max(tokens // (slots + 1), _SMALLEST_CONTEXT))
         page_size = context
-        slots = slots if config.slots else min(slots, tokens // page_size - 1)
-    else:
-        page_size = found.page_size
-    most = slots * -(-context // page_size) + 1
-    pages = min(tokens // page_size, most)
-    if slots < 1 or (pages - 1) * page_size < context:
+        slots = min(slots, tokens // page_size - 1)
+        capacity = Capacity(slots, context, budget, slots * context, min(_COUNTED, context))
+    if capacity.slots < 1 or capacity.context < 1 or capacity.kv_tokens < capacity.context:
         raise ModelLoadError(
-            f"A row of {context} tokens takes {context * bytes_per_token / _GIB:.2f} GiB for keys and values, and "
-            f"{size / _GIB:.2f} GiB are there. Lower the context, or allow more memory."
+            f"A row of {context or page_size} tokens takes {(context or page_size) * bytes_per_token / _GIB:.2f} GiB for keys "
+            f"and values, and {size / _GIB:.2f} GiB are there. Lower the context, or allow more memory."
         )
-    return Capacity(slots, context, budget), pages, page_size
+    return capacity, page_size
 
 
 def _free_bytes(

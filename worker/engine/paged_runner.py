@@ -69,6 +69,10 @@ class PagedRunner(ModelRunner):
         self._plain.discard(row)
         self.pool.give_back(self._pages.pop(row, []))
 
+    def vacate(self, row: Row, *, sound: bool) -> None:
+        del sound
+        self.pool.give_back(self._pages[row])
+
     def step(self, plan: StepPlan) -> list[int | Exception]:
         for row in plan.decoding:
             self.pool.grow(self._pages[row], row.computed + 1)
@@ -154,7 +158,7 @@ class PagedRunner(ModelRunner):
 
     def _mixed(self, plan: StepPlan) -> tuple[torch.Tensor, torch.Tensor]:
         decoding = [self._newest(row) for row in plan.decoding]
-        chunks = [Span(c.row.prompt[c.start : c.end], c.start, self._pages[c.row]) for c in plan.chunks]
+        chunks = [Span(c.tokens, c.start, self._pages[c.row]) for c in plan.chunks]
         wanted, at = list(range(len(decoding))), len(decoding)
         for chunk in plan.chunks:
             at += chunk.end - chunk.start
@@ -198,11 +202,10 @@ class PagedRunner(ModelRunner):
 
     def _share_prompt(self, chunk: Chunk) -> None:
         """Let the other completions of a request have what was computed of its prompt: full pages are shared, the last is copied."""
-        leader, *siblings = chunk.row.group.rows
-        pages = self._pages[leader]
+        pages = self._pages[chunk.row]
         full = chunk.end // self.pool.page_size
         last = pages[full : self.pool.pages_for(chunk.end)]
-        for row in siblings:
+        for row in chunk.siblings:
             held = self._pages[row]
             self.pool.share(pages[:full])
             held += pages[:full]
