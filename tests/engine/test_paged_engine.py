@@ -156,7 +156,7 @@ def test_goes_on_after_a_step_that_raised(
 
 
 def test_compiled_it_says_the_same(
-    tmp_path: Path, folders: dict[str, Path], shared_engine: Callable[[str], Any], caplog: pytest.LogCaptureFixture
+    folders: dict[str, Path], shared_engine: Callable[[str], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """With dynamo's own backend, which compiles nothing but traces all: two graphs serve every step."""
     options = PagedOptions(kernel=plain_kernel, page_size=PAGE, compiler="eager")
@@ -167,10 +167,25 @@ def test_compiled_it_says_the_same(
         assert "Compiled in" in caplog.text
         runner, misses = runner_of(engine), torch._dynamo.utils.counters["stats"]["unique_graphs"]
         assert runner._network is not runner.model
-        for prompt, tokens in (((5,) * 30, 20), ((7, 8), 9)):
+        for prompt, tokens in (((5,) * 30, 20), ((7, 8), 9), ((3,), 4)):
             together = [submit(engine, prompt, greedy(tokens + extra)) for extra in range(4)]
             for extra, handle in enumerate(together):
                 assert handle.result(60) == run(shared_engine("llama"), prompt, greedy(tokens + extra))
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == misses
     finally:
         engine.shutdown()
+
+
+def test_where_pages_run_out_rows_wait_and_say_the_same(
+    paged: Callable[..., TransformersEngine], shared_engine: Callable[[str], Any]
+) -> None:
+    config = tiny_model("llama", 8).config
+    of_a_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    engine = paged("llama", kv_cache_bytes=of_a_token * PAGE * 16, max_context=100)
+    assert runner_of(engine).pool.pages == 16
+    jobs = [((5 + at,) * (3 * at + 1), greedy(50 - 4 * at, n=1 + at % 2)) for at in range(8)]
+    handles = [submit(engine, prompt, params) for prompt, params in jobs]
+    for handle, (prompt, params) in zip(handles, jobs, strict=True):
+        assert handle.result(60).completions == run(shared_engine("llama"), prompt, params).completions
+    assert engine.stats().preemptions > 0
+    assert runner_of(engine).pool.free == 15

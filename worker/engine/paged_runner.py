@@ -129,7 +129,7 @@ class PagedRunner(ModelRunner):
         self.pool.grow(held, len(tokens))
         try:
             for start, end in ((0, cut), (cut, last)):
-                before_last = self._packed([], [Span(tokens[start:end], start, held)], [end - start - 1] * 2)[:1]
+                before_last = self._packed([], [Span(tokens[start:end], start, held)], [end - start - 1])
             after_last, _ = self._decode([Span(tokens[last:], last, held)])
             return torch.cat((before_last, after_last[:1]))
         finally:
@@ -164,8 +164,7 @@ class PagedRunner(ModelRunner):
             at += chunk.end - chunk.start
             if chunk.completes:
                 wanted.append(at - 1)
-        # One position more, since a compiled model takes one alone for another case, and none at all does not work.
-        logits = self._packed(decoding, chunks, [*wanted, 0])[: len(wanted)]
+        logits = self._packed(decoding, chunks, wanted)
         return logits, _greedy(logits)
 
     def _packed(self, decoding: Sequence[Span], chunks: Sequence[Span], wanted: Sequence[int]) -> torch.Tensor:
@@ -175,13 +174,15 @@ class PagedRunner(ModelRunner):
         tokens = parcel.add([token for span in spans for token in span.tokens])
         positions = parcel.add([at for span in spans for at in range(span.start, span.end)])
         places = parcel.add([place for span in spans for place in span.places(size)])
-        keep = parcel.add(wanted)
+        # The model wants something to keep, and a compiled one takes a single number for a case of its own, as it does one token.
+        count = sum(len(span.tokens) for span in spans)
+        keep = parcel.add([*wanted, 0, 0] if count > 1 else [0])
         parts = [
             add_part(parcel, part, first, size) for part, first in ((decoding, 0), (chunks, len(decoding))) if part
         ]
         parcel.send()
         batch = PagedBatch(parcel[places], tuple(part(parcel) for part in parts))
-        return self._logits(parcel[tokens], parcel[positions], batch, parcel[keep])
+        return self._logits(parcel[tokens], parcel[positions], batch, parcel[keep])[: len(wanted)]
 
     # ---- both
 
