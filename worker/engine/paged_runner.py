@@ -81,7 +81,7 @@ class PagedRunner(ModelRunner):
         if plan.chunks:
             logits, picked = self._mixed(plan)
         else:
-            logits, picked = self._decode([self._newest(row) for row in plan.decoding])
+            logits, picked = self.decode([self._newest(row) for row in plan.decoding])
         for chunk in plan.completed:
             self._share_prompt(chunk)
         return self._answer(logits, picked, plan)
@@ -96,10 +96,10 @@ class PagedRunner(ModelRunner):
         held: list[int] = []
         self.pool.grow(held, _COMPILED_CHUNK)
         one = Span([0], 0, [SCRATCH])
-        self._decode([one])
+        self.decode([one])
         # First a step whose numbers all differ: those that are equal would be taken for always equal.
         self._packed([one] * 2, [Span([0] * _COMPILED_CHUNK, 0, held)], [0, 1, _COMPILED_CHUNK + 1])
-        self._decode([one] * min(2, self.rows))
+        self.decode([one] * min(2, self.rows))
         self.pool.give_back(held)
 
     def record(self) -> None:
@@ -118,7 +118,7 @@ class PagedRunner(ModelRunner):
         """Compute one token on the scratch page. Raises whatever is still wrong."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        logits, _ = self._decode([Span([0], 0, [SCRATCH])])
+        logits, _ = self.decode([Span([0], 0, [SCRATCH])])
         if not bool(torch.isfinite(logits[:1].amax())):
             raise GenerationError("The model computes no numbers any more.")
 
@@ -130,7 +130,7 @@ class PagedRunner(ModelRunner):
         try:
             for start, end in ((0, cut), (cut, last)):
                 before_last = self._packed([], [Span(tokens[start:end], start, held)], [end - start - 1])
-            after_last, _ = self._decode([Span(tokens[last:], last, held)])
+            after_last, _ = self.decode([Span(tokens[last:], last, held)])
             return torch.cat((before_last, after_last[:1]))
         finally:
             self.pool.give_back(held)
@@ -140,7 +140,7 @@ class PagedRunner(ModelRunner):
     def _newest(self, row: Row) -> Span:
         return Span((row.last_token,), row.computed, self._pages[row])
 
-    def _decode(self, rows: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(self, rows: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
         size = self.steps.size_for(len(rows))
         self._inputs.send(rows, size)
         logits, picked = self.steps.run(size)
@@ -222,7 +222,7 @@ class PagedRunner(ModelRunner):
             return self._choose(logits, rows)
         answers: list[int | Exception] = [
             token if token != _NO_NUMBER else GenerationError("The model computed no numbers for this row.")
-            for token in self._fetch(picked)
+            for token in self.fetch(picked)
         ]
         if others:
             chosen = self._choose(logits[others], [rows[at] for at in others])
@@ -230,7 +230,7 @@ class PagedRunner(ModelRunner):
                 answers[at] = answer
         return answers
 
-    def _fetch(self, picked: torch.Tensor) -> list[int]:
+    def fetch(self, picked: torch.Tensor) -> list[int]:
         """The one wait of a step."""
         if self.device.type != "cuda":
             return picked.tolist()
