@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     )
     engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: torch's choice.")
     engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
+    engine_native_kernels: bool = Field(
+        True, description="Our own C++ on CPU, built at the first start where there is a compiler; else torch's."
+    )
+    engine_native_kernels_dir: Path | None = Field(
+        None, description="A folder where those kernels may be built already."
+    )
     echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
 
     # --- the worker

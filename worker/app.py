@@ -35,6 +35,8 @@ def engine_from(settings: Settings) -> Engine:
             threads=settings.engine_threads,
             kv_cache_bytes=settings.engine_kv_cache_bytes,
             pack_weights=settings.engine_pack_weights,
+            native_kernels=settings.engine_native_kernels,
+            native_kernels_dir=str(settings.engine_native_kernels_dir) if settings.engine_native_kernels_dir else None,
             echo_token_delay_s=settings.echo_token_delay_s,
         )
     )

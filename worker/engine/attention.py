@@ -64,7 +64,12 @@ def _attend_decoding(
 ) -> None:
     """One query for each of slots 0..r-1. The heads that share a key head become its queries, so nothing is repeated."""
     rows, longest, heads = batch.decoding, batch.longest, key.shape[1]
-    grouped = query[0, :, :rows].transpose(0, 1).reshape(rows, heads, -1, query.shape[3])
+    newest = query[0, :, :rows].transpose(0, 1)
+    if batch.kernel is not None and newest.stride(2) == 1:
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        batch.kernel(out, newest, key, value, batch.positions, scale, window)
+        return
+    grouped = newest.reshape(rows, heads, -1, query.shape[3])
     attended = scaled_dot_product_attention(
         grouped,
         key[:rows, :, :longest],

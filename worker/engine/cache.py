@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from worker.engine.native.decode import DecodeAttention
 from worker.engine.scheduler import Copy
 
 _SPARE_BYTES = 64 * 1024**2  # less is not worth giving back
@@ -43,7 +44,8 @@ class PackedBatch:
     """Where the packed tokens of one step belong.
 
     decoding: how many rows decode, r. slots, positions: int64 ``[r]``, of the decoding tokens. longest: the largest
-    length among them, the new token included. chunks: the prompt tokens after them.
+    length among them, the new token included. chunks: the prompt tokens after them. kernel: what computes the attention
+    of the decoding rows, where there is something better than torch's.
     """
 
     decoding: int
@@ -51,6 +53,7 @@ class PackedBatch:
     positions: torch.Tensor
     longest: int
     chunks: tuple[PackedChunk, ...]
+    kernel: DecodeAttention | None = None
     masks: dict[object, torch.Tensor] = field(default_factory=dict)
 
 

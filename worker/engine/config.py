@@ -15,6 +15,8 @@ class EngineConfig:
     slots: rows that run together; None chooses. max_context: tokens a row can hold; None is the model's own, or what
     fits in kv_cache_bytes. token_budget: prompt tokens computed in one step; None chooses. threads: torch threads on a
     CPU; None is one for a small model and torch's choice for others. pack_weights: ``auto``, ``on`` or ``off`` (oneDNN's blocked layout, CPU only).
+    native_kernels: build and use our own C++ (CPU only; torch's where there is no compiler); native_kernels_dir: a
+    folder where they may be ready.
     kv_cache_bytes: memory for keys and values; None chooses from what the device has free.
     echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
     """
@@ -29,6 +31,8 @@ class EngineConfig:
     token_budget: int | None = None
     threads: int | None = None
     pack_weights: str = "auto"
+    native_kernels: bool = True
+    native_kernels_dir: str | None = None
     kv_cache_bytes: int | None = None
     echo_token_delay_s: float = 0.0
     echo_context: int = 4096

@@ -9,6 +9,7 @@ import torch
 
 from shared.errors import GenerationError
 from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
+from worker.engine.native.decode import DecodeAttention
 from worker.engine.sampler import RowSampling, sample
 from worker.engine.scheduler import Copy, StepPlan
 from worker.engine.sequence import Row
@@ -17,12 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """A ``Runner`` over a transformers model whose attention is ``attention.slot_attention``."""
+    """A ``Runner`` over a transformers model whose attention is ``attention.slot_attention``. kernel: as in ``PackedBatch``."""
 
-    def __init__(self, model: torch.nn.Module, cache: SlotCache, device: torch.device) -> None:
+    def __init__(
+        self, model: torch.nn.Module, cache: SlotCache, device: torch.device, kernel: DecodeAttention | None = None
+    ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
+        self._kernel = kernel
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
@@ -90,6 +94,7 @@ class ModelRunner:
             positions=torch.tensor(lengths, dtype=torch.long).to(self.device),
             longest=max(lengths, default=0) + 1,
             chunks=tuple(chunks),
+            kernel=self._kernel,
         )
 
     def _forward_plan(self, plan: StepPlan) -> torch.Tensor:

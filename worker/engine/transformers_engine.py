@@ -14,9 +14,12 @@ from shared.errors import ModelLoadError
 from worker.engine import attention, paged_build, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
+from worker.engine.fusing import fuse_activations
 from worker.engine.loading import LoadedWeights, load_weights
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
+from worker.engine.native import decode
+from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
 from worker.engine.paged_build import PagedOptions
 from worker.engine.protocol import EngineInfo
@@ -97,6 +100,7 @@ def _build_runner(
         if built is not None:
             return built
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
+    fuse_activations(model)
     capacity = choose_capacity(config, context, expected.shapes, device)
     try:
         cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device, capacity.kv_tokens)
@@ -109,9 +113,14 @@ def _build_runner(
         capacity.slots, capacity.context, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device)
+    runner = ModelRunner(model, cache, device, _decode_kernel(config, weights))
     probe.check(runner, model, expected)
     return runner, capacity
+
+
+def _decode_kernel(config: EngineConfig, weights: LoadedWeights) -> DecodeAttention | None:
+    fits = config.native_kernels and weights.device.type == "cpu" and weights.dtype == torch.float32
+    return decode.load(config.native_kernels_dir) if fits else None
 
 
 def _use_slot_attention(model: PreTrainedModel) -> None:
