@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     engine_kv_cache_bytes: int | None = Field(
         None, ge=1, description="Memory for keys and values. Default: a share of what the device has free."
     )
+    engine_prefix_cache_bytes: int | None = Field(
+        None, ge=0, description="Of that, for beginnings that later prompts may share; 0: none. Default: an eighth."
+    )
     engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: torch's choice.")
     engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
     engine_native_kernels: bool = Field(

@@ -34,6 +34,7 @@ def engine_from(settings: Settings) -> Engine:
             token_budget=settings.engine_token_budget,
             threads=settings.engine_threads,
             kv_cache_bytes=settings.engine_kv_cache_bytes,
+            prefix_cache_bytes=settings.engine_prefix_cache_bytes,
             pack_weights=settings.engine_pack_weights,
             native_kernels=settings.engine_native_kernels,
             native_kernels_dir=str(settings.engine_native_kernels_dir) if settings.engine_native_kernels_dir else None,

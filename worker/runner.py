@@ -187,7 +187,13 @@ class Runner:
         if hit:
             return hit
         attempt.watch.submitted()
-        generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)), attempt.speech.say)
+        request = EngineRequest(
+            prompt.ids,
+            _sampling(job.spec, prompt),
+            reuse_scope=job.ref.tenant,
+            shared_tokens=prompt.shared_tokens,
+        )
+        generation = self._engine.submit(request, attempt.speech.say)
         with self._lock:
             attempt.generation = generation
             stopped = attempt.stopped

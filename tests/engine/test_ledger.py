@@ -52,7 +52,7 @@ def test_what_can_never_fit_is_refused() -> None:
 
 def capacity(**values: Any) -> tuple[int, int, int]:
     """Slots, context and tokens, of a model of 32,768 tokens."""
-    chosen = choose_capacity(EngineConfig(**values), 32_768, [SHAPE], CPU)
+    chosen = choose_capacity(EngineConfig(**({"prefix_cache_bytes": 0} | values)), 32_768, [SHAPE], CPU)
     assert chosen.kv_page == 16
     return chosen.slots, chosen.context, chosen.kv_tokens
 
@@ -64,6 +64,15 @@ def test_long_contexts_and_many_slots_share_what_is_there() -> None:
     assert capacity(kv_cache_bytes=10 * 2**20) == (32, 10 * mib, 10 * mib), "no row could be longer than this"
     assert capacity(kv_cache_bytes=64 * 2**20, slots=500) == (500, 32_768, 64 * mib)
     assert capacity(kv_cache_bytes=2**20, max_context=100, slots=2) == (2, 100, 2 * 112), "whole pages"
+
+
+def test_prefixes_have_their_share_of_the_same_memory() -> None:
+    for given, rows, prefixes in ((None, 7, 2**20), (0, 8, 0), (3 * 2**20, 5, 3 * 2**20)):
+        config = EngineConfig(kv_cache_bytes=8 * 2**20, prefix_cache_bytes=given)
+        chosen = choose_capacity(config, 32_768, [SHAPE], CPU)
+        assert (chosen.kv_tokens, chosen.prefix_bytes) == (rows * 2048, prefixes)
+    with pytest.raises(ModelLoadError, match="prefixes"):
+        capacity(kv_cache_bytes=2**20, prefix_cache_bytes=2**20)
 
 
 def test_what_cannot_work_at_all_is_refused() -> None:
@@ -80,14 +89,17 @@ def test_a_page_is_what_the_system_gives() -> None:
 
 def test_an_engine_says_how_many_tokens_fit(new_engine: Callable[..., Engine]) -> None:
     # Two layers of keys and values of 64 float32: 1,024 bytes a token.
-    engine = new_engine("gpt2", kv_cache_bytes=600 * 1024)
+    engine = new_engine("gpt2", kv_cache_bytes=600 * 1024, prefix_cache_bytes=0)
     assert (engine.info.kv_tokens, engine.info.kv_page, engine.info.context_length) == (576, 64, CONTEXT)
-    assert new_engine("gpt2", kv_cache_bytes=150 * 1024).info.context_length == 128
+    assert new_engine("gpt2", kv_cache_bytes=150 * 1024, prefix_cache_bytes=0).info.context_length == 128
     assert new_engine("echo", kv_cache_bytes=300).info.kv_tokens == 300
 
 
 def test_a_request_over_the_memory_is_refused_at_once(new_engine: Callable[..., Engine]) -> None:
-    for engine in (new_engine("gpt2", kv_cache_bytes=600 * 1024), new_engine("echo", kv_cache_bytes=576)):
+    for engine in (
+        new_engine("gpt2", kv_cache_bytes=600 * 1024, prefix_cache_bytes=0),
+        new_engine("echo", kv_cache_bytes=576),
+    ):
         assert run(engine, (5,) * 100, greedy(60, n=3)).usage.completion_tokens == 180
         with pytest.raises(ContextLengthError):
             engine.submit(EngineRequest((5,) * 100, greedy(60, n=4)))

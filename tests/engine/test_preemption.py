@@ -153,7 +153,7 @@ def test_answers_are_the_same_with_and_without_preemption(
 ) -> None:
     monkeypatch.setattr(scheduler, "_ROOM", 0)  # as careless as can be at admission
     monkeypatch.setattr(memory, "_page_tokens", lambda shapes, device: 8)  # these tiny heads have pages of 64
-    roomy, tight = shared_engine(family), new_engine(family, kv_cache_bytes=TIGHT * BYTES[family])
+    roomy, tight = shared_engine(family), new_engine(family, kv_cache_bytes=TIGHT * BYTES[family], prefix_cache_bytes=0)
     asked = jobs(7, seed=5)
     expected = [run(roomy, *job) for job in asked]
     heard = [Listener(hold=at == 0) for at in range(len(asked))]
@@ -179,7 +179,7 @@ def short(request: pytest.FixtureRequest, new_engine: Callable[..., Engine]) -> 
     """Four slots, and memory for 192 tokens: two of the rows below."""
     if request.param == "echo":
         return new_engine("echo", kv_cache_bytes=192, max_context=192, echo_token_delay_s=0.002)
-    return new_engine("gpt2", kv_cache_bytes=192 * 1024, max_context=192)
+    return new_engine("gpt2", kv_cache_bytes=192 * 1024, prefix_cache_bytes=0, max_context=192)
 
 
 def test_a_preempted_request_can_be_canceled(short: Engine) -> None:

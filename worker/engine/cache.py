@@ -91,6 +91,14 @@ def _whole_pages(start: int, end: int) -> tuple[int, int]:
     return -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
 
 
+def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, Pages | None]:
+    """Zeros; on a CPU in pages that take memory only once written, where ``torch.zeros`` would write them all now."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device), None
+    pages = Pages(math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages.memory, dtype=dtype).view(shape), pages
+
+
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__ has no annotations
     """One layer: ``keys`` and ``values`` are ``[slots, kv_heads, max_len, head_dim]``."""
 
@@ -215,12 +223,10 @@ class SlotCache(Cache):
                 pages.give_back(head * whole + length * token_bytes, (head + 1) * whole)
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """On a CPU in pages that take memory only once written, where ``torch.zeros`` would write them all now."""
-        if device.type != "cpu":
-            return torch.zeros(shape, dtype=dtype, device=device)
-        pages = Pages(math.prod(shape) * dtype.itemsize)
-        self._pages.append((pages, shape[1], shape[3] * dtype.itemsize))
-        return torch.frombuffer(pages.memory, dtype=dtype).view(shape)
+        tensor, pages = lazy_zeros(shape, dtype, device)
+        if pages is not None:
+            self._pages.append((pages, shape[1], shape[3] * dtype.itemsize))
+        return tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ class EngineConfig:
     CPU; None is one for a small model and torch's choice for others. pack_weights: ``auto``, ``on`` or ``off`` (oneDNN's blocked layout, CPU only).
     native_kernels: build and use our own C++ (CPU only; torch's where there is no compiler); native_kernels_dir: a
     folder where they may be ready.
-    kv_cache_bytes: memory for keys and values; None chooses from what the device has free.
+    kv_cache_bytes: memory for keys and values; None chooses from what the device has free. prefix_cache_bytes: how much of it
+    is for those of prompts and answers that are over, which others may begin with; None is an eighth, 0 keeps none.
     echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
     """
 
@@ -34,5 +35,6 @@ class EngineConfig:
     native_kernels: bool = True
     native_kernels_dir: str | None = None
     kv_cache_bytes: int | None = None
+    prefix_cache_bytes: int | None = None
     echo_token_delay_s: float = 0.0
     echo_context: int = 4096

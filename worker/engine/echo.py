@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from worker.engine.config import EngineConfig
-from worker.engine.protocol import EngineInfo, Message, Piece
+from worker.engine.protocol import EngineInfo, Message, Piece, Reused
 from worker.engine.runner import LoadedModel
 from worker.engine.scheduler import StepPlan
 from worker.engine.sequence import Row
@@ -63,6 +63,9 @@ class EchoRunner:
     def reuse(self, row: Row) -> int:
         del row  # there is nothing to compute, and so nothing to reuse
         return 0
+
+    def reused(self) -> Reused:
+        return Reused()
 
     def vacate(self, row: Row, *, sound: bool) -> None:
         del row, sound

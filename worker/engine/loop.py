@@ -72,6 +72,7 @@ class EngineLoop:
             token_gaps=self._tally.gaps(),
             kv_cache_usage=self._ledger.usage(),
             preemptions=self._scheduler.preemptions,
+            reused=self.model.runner.reused(),
         )
 
     def _post_cancel(self, group: RowGroup) -> None:

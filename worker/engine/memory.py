@@ -20,18 +20,20 @@ _TOKEN_BUDGET = {"cpu": 128, "cuda": 2048}
 _MOST_ON_CPU = 4 * _GIB
 _SHARE = {"cpu": 0.5, "cuda": 0.8}  # of what is free once the weights are there; the rest is for activations and others
 _PAGE = 16  # tokens
+_PREFIX_PART = 8  # one part in so many is for prefixes
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """Rows at once, tokens that a row may have, prompt tokens computed in one step; tokens of all rows that fit in memory,
-    whole pages, and tokens in a page."""
+    whole pages, and tokens in a page; bytes for what is kept of rows that are over."""
 
     slots: int
     context: int
     token_budget: int
     kv_tokens: int
     kv_page: int
+    prefix_bytes: int = 0
 
 
 def choose_capacity(
@@ -45,20 +47,22 @@ def choose_capacity(
     """
     budget = config.kv_cache_bytes or _free_bytes(device)
     bytes_per_token = sum(shape.bytes_per_token for shape in shapes)
+    prefix = budget // _PREFIX_PART if config.prefix_cache_bytes is None else config.prefix_cache_bytes
+    rows = max(0, budget - prefix)
     page = _page_tokens(shapes, device)
-    pages = budget // (bytes_per_token * page)
+    pages = rows // (bytes_per_token * page)
     context = min(config.max_context or model_context, model_context)
     if config.max_context is None:
         context = min(context, pages * page)
     if not 0 < context <= pages * page:
         raise ModelLoadError(
             f"One row of {context or page} tokens takes {(context or page) * bytes_per_token / _GIB:.2f} GiB for keys and "
-            f"values, and {budget / _GIB:.2f} GiB are there. Lower the context, or allow more memory."
+            f"values, and {rows / _GIB:.2f} GiB are there beside those of prefixes. Lower the context, or allow more memory."
         )
     slots = config.slots or min(_SLOTS[device.type], pages)
     pages = min(pages, slots * -(-context // page))
     budget_tokens = config.token_budget or _TOKEN_BUDGET[device.type]
-    return Capacity(slots, context, budget_tokens, pages * page, page)
+    return Capacity(slots, context, budget_tokens, pages * page, page, prefix)
 
 
 def _page_tokens(shapes: Sequence[KeyValueShape], device: torch.device) -> int:

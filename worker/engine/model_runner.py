@@ -10,6 +10,8 @@ import torch
 from shared.errors import GenerationError
 from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
 from worker.engine.native.decode import DecodeAttention
+from worker.engine.prefix_cache import PrefixCache
+from worker.engine.protocol import Reused
 from worker.engine.sampler import RowSampling, sample
 from worker.engine.scheduler import Copy, StepPlan
 from worker.engine.sequence import Row
@@ -18,15 +20,22 @@ logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """A ``Runner`` over a transformers model whose attention is ``attention.slot_attention``. kernel: as in ``PackedBatch``."""
+    """A ``Runner`` over a transformers model whose attention is ``attention.slot_attention``. kernel: as in ``PackedBatch``.
+    prefix: what was computed before; None where nothing is kept of it."""
 
     def __init__(
-        self, model: torch.nn.Module, cache: SlotCache, device: torch.device, kernel: DecodeAttention | None = None
+        self,
+        model: torch.nn.Module,
+        cache: SlotCache,
+        device: torch.device,
+        kernel: DecodeAttention | None = None,
+        prefix: PrefixCache | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
         self._kernel = kernel
+        self._prefix = prefix
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
@@ -35,30 +44,47 @@ class ModelRunner:
 
     def release(self, row: Row) -> None:
         self._sampling.pop(row, None)
+        if self._prefix is not None:
+            self._prefix.forget(row)
 
     def reuse(self, row: Row) -> int:
-        del row
-        return 0
+        # Log-probabilities of the prompt come from computing all of it.
+        if self._prefix is None or row.group.sampling.prompt_logprobs is not None:
+            return 0
+        return self._prefix.find(row)
 
     def vacate(self, row: Row, *, sound: bool) -> None:
-        del row, sound
+        if sound and self._prefix is not None:
+            self._prefix.keep(row, row.computed)
+
+    def reused(self) -> Reused:
+        if self._prefix is None:
+            return Reused()
+        return Reused(self._prefix.queries, self._prefix.hits, self._prefix.held_bytes)
 
     def step(self, plan: StepPlan) -> list[int | Exception]:
         for move in plan.moves:
             self.cache.copy(move)
         self.cache.settle(_lengths(plan))
+        if self._prefix is not None:
+            for row in plan.reused:
+                self._prefix.fill(row)
         self._slots_used = max((row.slot + 1 for row in [*plan.rows, *plan.sampled]), default=0)
         logits = self._forward_plan(plan)
         self._fork(plan)
         rows = plan.sampled
         if len(logits) != len(rows):
             logits = logits[_logits_of_rows(plan)]
-        return self._choose(logits, rows)
+        tokens = self._choose(logits, rows)
+        self._keep_prompts(plan, tokens)
+        return tokens
 
     def recover(self) -> None:
         """Clear what the failed step may have spoilt, and run one token. Raises whatever is still wrong."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if self._prefix is not None:
+            self._prefix.clear()
         for slot in range(self._slots_used):
             self.cache.clear(slot)
         logits = self.forward([0], [0], self.packed_batch([], [PackedChunk(0, 0, 1, 0, 1)]), [0])
@@ -117,6 +143,15 @@ class ModelRunner:
         for chunk in plan.completed:
             for row in chunk.siblings:
                 self.cache.copy(Copy(chunk.row.slot, row.slot, chunk.end))
+
+    def _keep_prompts(self, plan: StepPlan, tokens: Sequence[int | Exception]) -> None:
+        """Of the prompts that were completed in this step; an answer follows when its row leaves its slot."""
+        if self._prefix is None:
+            return
+        failed = {row for row, token in zip(plan.sampled, tokens, strict=True) if isinstance(token, Exception)}
+        for chunk in plan.completed:
+            if failed.isdisjoint(chunk.rows):
+                self._prefix.keep(chunk.row, chunk.end)
 
     def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int | Exception]:
         # The maximum is NaN if anything is, infinite if anything overflowed, and -inf if nothing is left.

@@ -89,6 +89,7 @@ class PagedCache(Cache):
         super().__init__(layers=layers)  # type: ignore[arg-type]
         self.paged_layers = layers
         self.pages, self.page_size, self.device = pages, page_size, device
+        self.page_bytes = sum(store[0].nbytes for layer in layers for store in layer.stores)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object

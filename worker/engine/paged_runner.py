@@ -22,7 +22,8 @@ from worker.engine.paged_attention import Kernel, stepping
 from worker.engine.paged_cache import PagedBatch, PagedCache, Part
 from worker.engine.pages import SCRATCH, PagePool
 from worker.engine.parcel import Parcel, add_part
-from worker.engine.protocol import SamplingParams
+from worker.engine.prefix_pages import PrefixPages
+from worker.engine.protocol import Reused, SamplingParams
 from worker.engine.scheduler import Chunk, StepPlan
 from worker.engine.sequence import Row
 
@@ -36,19 +37,29 @@ _COMPILED_CHUNK = 5
 class PagedRunner(ModelRunner):
     """A ``Runner`` over a transformers model whose attention is ``paged_attention``.
 
-    rows: the most that decode together. context: the most tokens of a row. kernel: attends to pages.
+    rows: the most that decode together. context: the most tokens of a row. kernel: attends to pages. reuses: full pages of what was
+    computed before are held by rows that begin with the same tokens.
     """
 
     def __init__(
-        self, model: torch.nn.Module, cache: PagedCache, device: torch.device, kernel: Kernel, rows: int, context: int
+        self,
+        model: torch.nn.Module,
+        cache: PagedCache,
+        device: torch.device,
+        kernel: Kernel,
+        rows: int,
+        context: int,
+        *,
+        reuses: bool = True,
     ) -> None:
         super().__init__(model, cast("SlotCache", cache), device)
         self.paged = cache
         self._network: Callable[..., Any] = model
-        self._kernel = kernel
+        self._attend = kernel
         self._context = context
         self.rows = rows
         self.pool = PagePool(cache.pages, cache.page_size)
+        self._known = PrefixPages(self.pool) if reuses else None
         self._pages: dict[Row, list[int]] = {}
         self._plain: set[Row] = set()
         self._inputs = DecodeInputs(rows, self.pool.pages_for(context), cache.page_size, device)
@@ -68,10 +79,28 @@ class PagedRunner(ModelRunner):
         super().release(row)
         self._plain.discard(row)
         self.pool.give_back(self._pages.pop(row, []))
+        if self._known is not None:
+            self._known.forget(row)
+
+    def reuse(self, row: Row) -> int:
+        # Log-probabilities of the prompt come from computing all of it.
+        if self._known is None or row.group.sampling.prompt_logprobs is not None:
+            return 0
+        self._pages[row] = self._known.find(row)
+        return len(self._pages[row]) * self.pool.page_size
 
     def vacate(self, row: Row, *, sound: bool) -> None:
-        del sound
-        self.pool.give_back(self._pages[row])
+        held = self._pages[row]
+        if self._known is not None and sound:
+            self._known.keep(row, held, row.computed)
+        elif self._known is not None:
+            self._known.distrust(held)
+        self.pool.give_back(held)
+
+    def reused(self) -> Reused:
+        if self._known is None:
+            return Reused()
+        return Reused(self._known.queries, self._known.hits, len(self._known) * self.paged.page_bytes)
 
     def step(self, plan: StepPlan) -> list[int | Exception]:
         for row in plan.decoding:
@@ -84,7 +113,9 @@ class PagedRunner(ModelRunner):
             logits, picked = self.decode([self._newest(row) for row in plan.decoding])
         for chunk in plan.completed:
             self._share_prompt(chunk)
-        return self._answer(logits, picked, plan)
+        answers = self._answer(logits, picked, plan)
+        self._keep_pages(plan, answers)
+        return answers
 
     def use(self, network: Callable[..., Any]) -> None:
         """Run this in place of the model: a compiled one, or the model itself again."""
@@ -118,6 +149,8 @@ class PagedRunner(ModelRunner):
         """Compute one token on the scratch page. Raises whatever is still wrong."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if self._known is not None:
+            self._known.clear()
         logits, _ = self.decode([Span([0], 0, [SCRATCH])])
         if not bool(torch.isfinite(logits[:1].amax())):
             raise GenerationError("The model computes no numbers any more.")
@@ -190,7 +223,7 @@ class PagedRunner(ModelRunner):
         self, tokens: torch.Tensor, positions: torch.Tensor, batch: PagedBatch, keep: torch.Tensor
     ) -> torch.Tensor:
         """float32 ``[kept, vocab]``."""
-        with stepping(self.paged, batch, self._kernel):
+        with stepping(self.paged, batch, self._attend):
             output = self._network(
                 input_ids=tokens.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),
@@ -211,6 +244,15 @@ class PagedRunner(ModelRunner):
             self.pool.share(pages[:full])
             held += pages[:full]
             self.paged.copy(last, self.pool.grow(held, chunk.end))
+
+    def _keep_pages(self, plan: StepPlan, answers: Sequence[int | Exception]) -> None:
+        """Of the prompts that were completed in this step; an answer follows when its row leaves."""
+        if self._known is None or not plan.chunks:
+            return
+        failed = {row for row, answer in zip(plan.sampled, answers, strict=True) if isinstance(answer, Exception)}
+        for chunk in plan.completed:
+            if failed.isdisjoint(chunk.rows):
+                self._known.keep(chunk.row, self._pages[chunk.row], chunk.end)
 
     def _answer(self, logits: torch.Tensor, picked: torch.Tensor, plan: StepPlan) -> list[int | Exception]:
         rows = plan.sampled

@@ -8,6 +8,8 @@ written somewhere and is never read goes there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from shared.errors import GenerationError
 
 SCRATCH = 0
@@ -21,10 +23,15 @@ class PagePool:
         self.pages = pages
         self._free = list(range(pages - 1, SCRATCH, -1))  # the lowest number is given out first
         self._holders = [0] * pages
+        self.spare: Callable[[int], None] | None = None
+        """Asked to give back so many pages when there are too few."""
 
     @property
     def free(self) -> int:
         return len(self._free)
+
+    def holders(self, page: int) -> int:
+        return self._holders[page]
 
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
@@ -35,6 +42,8 @@ class PagePool:
         Raises: GenerationError when there are not so many; nothing has changed then.
         """
         missing = self.pages_for(tokens) - len(held)
+        if missing > len(self._free) and self.spare is not None:
+            self.spare(missing - len(self._free))
         if missing > len(self._free):
             raise GenerationError("The device has no memory left for this text's keys and values.")
         added = [self._free.pop() for _ in range(missing)]

@@ -230,13 +230,22 @@ class DeviceMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Reused:
+    """queries: prompt tokens of requests of which something may have been computed before; hits: those that were;
+    held_bytes: keys and values that are kept for that."""
+
+    queries: int = 0
+    hits: int = 0
+    held_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot for metrics and for the heartbeat. ``steps`` only ever grows while the engine is sane and busy.
 
     prompt_tokens: computed; those of a row that begins again after a preemption count again. step_rows: how many steps had
     0, 1, 2, … rows in them. kv_cache_usage: share of the room for keys and values that rows hold, 0 to 1. preemptions: how
-    often a request had to leave the batch because memory was short. prefix_queries: prompt tokens of which it was asked
-    whether they were computed before; prefix_hits: those that were; prefix_bytes: held for that.
+    often a request had to leave the batch because memory was short.
     """
 
     running: int
@@ -248,9 +257,7 @@ class EngineStats:
     token_gaps: TokenGaps = TokenGaps()
     kv_cache_usage: float = 0.0
     preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    prefix_bytes: int = 0
+    reused: Reused = Reused()
 
 
 class Engine(Protocol):

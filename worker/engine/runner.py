@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from worker.engine.host_memory import host_memory
-from worker.engine.protocol import DeviceMemory, EngineInfo, Message, Piece
+from worker.engine.protocol import DeviceMemory, EngineInfo, Message, Piece, Reused
 from worker.engine.scheduler import Keeper, StepPlan
 from worker.engine.sequence import Row
 
@@ -28,6 +28,10 @@ class Runner(Keeper, Protocol):
 
     def release(self, row: Row) -> None:
         """Forget a row: it has left its slot, and will not come back."""
+        ...
+
+    def reused(self) -> Reused:
+        """What ``reuse`` has brought so far. Any thread."""
         ...
 
     def recover(self) -> None:

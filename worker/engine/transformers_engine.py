@@ -22,6 +22,7 @@ from worker.engine.native import decode
 from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
 from worker.engine.paged_build import PagedOptions
+from worker.engine.prefix_cache import PrefixCache, block_bytes
 from worker.engine.protocol import EngineInfo
 from worker.engine.runner import LoadedModel
 from worker.engine.slot_engine import SlotEngine
@@ -104,16 +105,18 @@ def _build_runner(
     capacity = choose_capacity(config, context, expected.shapes, device)
     try:
         cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device, capacity.kv_tokens)
+        prefix = PrefixCache(cache, capacity.prefix_bytes) if capacity.prefix_bytes >= block_bytes(cache) else None
     except MemoryError as error:
         raise ModelLoadError(f"No room for keys and values ({error}). Lower the slots or the context.") from error
     logger.info(
-        "%s on %s, %s: %d tokens fit (%.2f GiB for keys and values), in at most %d rows of at most %d; %d layers packed.",
+        "%s on %s, %s: %d tokens fit (%.2f GiB for keys and values), in at most %d rows of at most %d; %.2f GiB for "
+        "prefixes; %d layers packed.",
         config.model_id, device, weights.dtype, capacity.kv_tokens,
         capacity.kv_tokens * sum(shape.bytes_per_token for shape in expected.shapes) / 1024**3,
-        capacity.slots, capacity.context, packed,
+        capacity.slots, capacity.context, capacity.prefix_bytes / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device, _decode_kernel(config, weights))
+    runner = ModelRunner(model, cache, device, _decode_kernel(config, weights), prefix)
     probe.check(runner, model, expected)
     return runner, capacity
 
