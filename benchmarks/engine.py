@@ -116,8 +116,7 @@ class Comparison:
         self.python = vllm_python(options.vllm_python)
         self.skipped: dict[str, str] = {}
         if self.python is None:
-            places = options.vllm_python or os.environ.get("VLLM_PYTHON") or " or ".join(VLLM_PYTHONS)
-            reason = f"no environment with vLLM ({places}); `make test-vllm` makes one"
+            reason = "no environment with vLLM; `make test-vllm` makes one, --vllm-python or VLLM_PYTHON names one"
             self.skipped = {engine: reason for engine in options.engines if engine in VLLM_ENGINES}
         self.engines = [engine for engine in options.engines if engine not in self.skipped]
         for engine, reason in self.skipped.items():

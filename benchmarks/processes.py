@@ -28,10 +28,15 @@ _WORTH_COUNTING = 1.02  # a proportional count takes 40 ms for 2 GB: only when r
 
 
 def vllm_python(given: str | None) -> Path | None:
-    """The Python of an environment with vLLM: the one named, or the one that `make test-vllm` made; None without."""
+    """The Python of an environment with vLLM: the one named, or the one that `make test-vllm` made; None without.
+
+    Raises: SystemExit where the one named is not there.
+    """
     named = given or os.environ.get("VLLM_PYTHON")
+    if named and not Path(named).is_file():
+        raise SystemExit(f"vLLM's Python: {named} is no file")
     places = [Path(named)] if named else [ROOT / place for place in VLLM_PYTHONS]
-    return next((place for place in places if place.is_file()), None)
+    return next((place.absolute() for place in places if place.is_file()), None)
 
 
 def run_engine(task: Task, python: Path | str = sys.executable) -> dict[str, Any]:
