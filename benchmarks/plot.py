@@ -9,6 +9,7 @@ reader waits: for half of the requests (left end) and for 95% of them (right end
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
             for row, (wait, scale, title) in enumerate(WAITS, start=1):
                 lead = f"{_arriving(part)}\n" if row == 1 else ""
                 _ranges(grid[row, column], part, wait, scale, f"{lead}Wait {title}")
-        for axes in grid[:, column]:
-            _plain(axes, labels=column == 0)
+        for row, axes in enumerate(grid[:, column]):
+            _plain(axes, labels=column == 0, zero=row == 0)
     caption = (
-        "Greedy, float32, random weights, the same tokens asked of all. Medians of the rounds; the line at a bar's end: "
-        f"least and most. {report['machine']}, {report['date'][:10]}."
+        "Greedy, float32, random weights. Medians of the rounds, the line at a bar's end: "
+        f"least and most. Waits on a log scale. {report['machine']}, {report['date'][:10]}."
     )
     figure.text(0.01, 0.008, caption, fontsize=7.5, color=FAINT)
     figure.tight_layout(rect=(0, 0.02, 1, 1), h_pad=1.2, w_pad=1.6)
@@ -103,15 +104,27 @@ def _bars(axes: Axes, part: dict[str, Any], model: str) -> None:
 def _ranges(axes: Axes, part: dict[str, Any], wait: str, scale: float, title: str) -> None:
     served = _served(part)
     ends = {name: [scale * each[f"{wait}_p{share}"]["median"] for share in (50, 95)] for name, each in served.items()}
-    longest = max(high for _, high in ends.values())
+    shortest, longest = min(low for low, _ in ends.values()), max(high for _, high in ends.values())
+    axes.set_xscale("log")  # where one engine cannot keep up, the others would be one point
     for at, (name, (low, high)) in enumerate(ends.items()):
         axes.hlines(at, low, high, color=_color(name), linewidth=3.5)
         axes.plot([low], [at], "o", color="white", markeredgecolor=_color(name), markeredgewidth=1.8, markersize=6)
         axes.plot([high], [at], "o", color=_color(name), markersize=7)
         text = " · ".join(f"{value:.0f}" if scale > 1 else _three_digits(value) for value in (low, high))
-        axes.text(high + 0.03 * longest, at, text, va="center", fontsize=8.5, color=INK, weight=_weight(name))
+        axes.annotate(
+            text,
+            (high, at),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=INK,
+            weight=_weight(name),
+        )
     _engine_names(axes, list(ends))
-    axes.set_xlim(0, 1.28 * longest)
+    # From a little before the least, with room for the longest one's numbers.
+    decades = math.log10(longest / shortest) + 0.1
+    axes.set_xlim(shortest / 10 ** (0.08 * decades), longest * 10 ** (0.35 * decades))
     axes.set_title(title, loc="left", fontsize=9, color=INK, pad=3)
 
 
@@ -120,9 +133,9 @@ def _engine_names(axes: Axes, names: list[str]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _plain(axes: Axes, *, labels: bool) -> None:
-    """No frame, no ticks: the numbers stand beside the marks."""
-    for side in ("top", "right", "bottom"):
+def _plain(axes: Axes, *, labels: bool, zero: bool) -> None:
+    """No frame, no ticks: the numbers stand beside the marks. ``zero``: a line where the bars begin."""
+    for side in ("top", "right", "bottom", *(() if zero else ("left",))):
         axes.spines[side].set_visible(False)
     axes.spines["left"].set_color(FAINT)
     axes.xaxis.set_visible(False)

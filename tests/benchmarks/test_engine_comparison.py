@@ -195,3 +195,9 @@ def test_nothing_delivered_is_no_delivery() -> None:
     stream = Stream(0.0)
     stream.deliver(0.0, 0)
     assert not stream.times
+
+
+def test_an_engine_that_fails_is_told_with_its_output(out: Path) -> None:
+    task = Task("none", "tiny", TOGETHER, str(out), str(out / "none.json"), REQUESTS)
+    with pytest.raises(SystemExit, match="No engine is called 'none'"):
+        processes.run_engine(task)
