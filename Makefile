@@ -82,7 +82,7 @@ chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit 
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
 BENCHES ?= engine platform reliability streams batches webhooks
-bench: $(STAMP) ## benchmarks, half an hour; BENCHES='streams batches' for some (results in benchmarks/results)
+bench: $(STAMP) ## benchmarks, an hour; BENCHES=engine for the engines compared, BENCHES='streams batches' for some (results in benchmarks/results)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 LOAD_VENV ?= .venv-load
