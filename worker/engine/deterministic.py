@@ -33,7 +33,7 @@ from worker.engine.model_runner import ModelRunner
 from worker.engine.sequence import Row
 
 ATTENTION = "smarttextgen_tiles"
-TILE = 16  # tokens; 8 and 32 were slower on W (benchmarks/notes.md)
+TILE = 32  # tokens; 16 cost a full batch more, and a request alone less (benchmarks/notes.md)
 
 
 @dataclass(frozen=True, slots=True)
