@@ -1,4 +1,7 @@
-"""Workload W: 64 requests at once, prompts of 16-128 tokens, outputs of 16-200, and the random models it runs on."""
+"""Workload W: 64 requests at once, prompts of 16-128 tokens, outputs of 16-200, and the random models it runs on.
+
+Also read inside vLLM's environment, which has none of our packages.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,20 @@ def make_workload(vocab_size: int, count: int = 64, seed: int = SEED) -> list[Jo
     sizes = [(lengths.randint(*PROMPT_TOKENS), lengths.randint(*OUTPUT_TOKENS)) for _ in range(count)]
     tokens = random.Random(seed + 1)
     return [Job(tuple(tokens.randrange(vocab_size) for _ in range(size)), output) for size, output in sizes]
+
+
+def warm_up_jobs(vocab_size: int) -> list[Job]:
+    """A few short requests on other prompts, for every engine before its clock starts."""
+    return [Job(job.prompt, 8) for job in make_workload(vocab_size, 8, SEED + 2)]
+
+
+def arrival_times(count: int, rate: float, seed: int = SEED) -> list[float]:
+    """Seconds at which ``count`` requests come: a Poisson process of ``rate`` a second, the first at 0."""
+    gaps = random.Random(seed)
+    times = [0.0]
+    while len(times) < count:
+        times.append(times[-1] + gaps.expovariate(rate))
+    return times
 
 
 def totals(jobs: list[Job]) -> tuple[int, int]:

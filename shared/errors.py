@@ -4,6 +4,7 @@
     ├── InvalidRequestError           the request itself is wrong; the same request will fail again
     │   ├── UnknownModeError
     │   ├── UnknownModelError
+    │   ├── UnknownAdapterError
     │   ├── ContextLengthError        prompt + max_length do not fit the model's context
     │   └── InvalidCursorError
     │       ├── ForeignCursorError    well-formed or not, this object never gave it out
@@ -77,6 +78,12 @@ class UnknownModelError(InvalidRequestError):
     """That model does not exist."""
 
     code = "model_not_found"
+
+
+class UnknownAdapterError(InvalidRequestError):
+    """That adapter does not exist."""
+
+    code = "adapter_not_found"
 
 
 class ContextLengthError(InvalidRequestError):

@@ -38,6 +38,11 @@ def engine_from(settings: Settings) -> Engine:
             pack_weights=settings.engine_pack_weights,
             native_kernels=settings.engine_native_kernels,
             native_kernels_dir=str(settings.engine_native_kernels_dir) if settings.engine_native_kernels_dir else None,
+            deterministic=settings.deterministic,
+            adapters=settings.adapter_folders,
+            gpu_memory_utilization=settings.engine_vllm_gpu_memory_utilization,
+            tensor_parallel_size=settings.engine_vllm_tensor_parallel_size,
+            enforce_eager=settings.engine_vllm_enforce_eager,
             echo_token_delay_s=settings.echo_token_delay_s,
         )
     )

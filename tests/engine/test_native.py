@@ -87,7 +87,7 @@ def test_an_engine_says_the_same_with_it_and_without(family: str, folders: dict[
     for native_kernels in (True, False):
         engine = build_engine(small_config(folders[family], native_kernels=native_kernels))
         engine.start()
-        assert (engine._loop.model.runner._kernel is not None) == native_kernels  # type: ignore[attr-defined]  # inside
+        assert (engine._loop.model.runner.kernel is not None) == native_kernels  # type: ignore[attr-defined]  # inside
         answers.append(run(engine, tuple(range(20, 60)), greedy(60)).completions[0].token_ids)
         engine.shutdown()
     assert answers[0] == answers[1]

@@ -45,7 +45,8 @@ class EngineLoop:
         """Raises: ContextLengthError (more than the memory can ever hold), EngineStoppedError."""
         self._ledger.check(request)
         handle = PendingGeneration()
-        group = RowGroup(request, handle, on_delta, self.model.tokenization.decode)
+        tokenization = self.model.tokenization
+        group = RowGroup(request, handle, on_delta, tokenization.decode, tokenization.token_text)
         handle.when_canceled(lambda: self._post_cancel(group))
         with self._mail:
             if self.dead or self._stop_at is not None:

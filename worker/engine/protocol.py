@@ -161,11 +161,13 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text of completion ``index``: whole characters only, never a part of a stop string."""
+    """New text of completion ``index``: whole characters only, never a part of a stop string. ``places``: of its ``token_count``
+    tokens, where ``logprobs`` was asked for."""
 
     index: int
     text: str
     token_count: int
+    places: tuple[Place, ...] = ()
 
 
 OnDelta = Callable[[Delta], None]
@@ -194,7 +196,8 @@ class EngineInfo:
     """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens.
 
     kv_tokens: how many tokens fit in its memory for keys and values, of all rows together; None where it does not say.
-    kv_page: tokens in one page of that memory.
+    kv_page: tokens in one page of that memory. adapters: names that a request may ask for. system_fingerprint: changes with
+    whatever an answer depends on besides its request (``fingerprint.py``).
     """
 
     engine: str
@@ -209,6 +212,8 @@ class EngineInfo:
     has_chat_template: bool
     kv_tokens: int | None = None
     kv_page: int = 16
+    adapters: tuple[str, ...] = ()
+    system_fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +281,10 @@ class Engine(Protocol):
 
     def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         """Token ids of the pieces, one after the other. Adds the model's own start token where its tokenizer would."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, each in the vocabulary; control tokens have none."""
         ...
 
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:

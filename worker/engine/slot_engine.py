@@ -66,6 +66,9 @@ class SlotEngine:
     def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         return self._started_loop.model.tokenization.encode(pieces)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._started_loop.model.tokenization.decode(ids)
+
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:
         check_messages(messages)
         return self._started_loop.model.tokenization.chat_pieces(messages)
@@ -76,6 +79,7 @@ class SlotEngine:
     def submit(self, request: EngineRequest, on_delta: OnDelta | None = None) -> Generation:
         loop = self._started_loop
         check_request(request, loop.model.info)
+        loop.model.check(request)
         return loop.submit(request, on_delta)
 
     def stats(self) -> EngineStats:
