@@ -48,6 +48,17 @@ class WorkerMetrics:
             "textgen_cache_lookups", "Jobs that may come from the result cache, by whether.", "result"
         )
         self.cache = {result: cache.labels(model, result) for result in ("hit", "miss")}
+        # Of jobs, and not of the engine's own counts, so that every engine is asked alike.
+        asked = Counter(
+            "vllm:prefix_cache_queries", "Prompt tokens of jobs that an engine ran.", [MODEL], registry=self.registry
+        )
+        reused = Counter(
+            "vllm:prefix_cache_hits",
+            "Of these, tokens that did not have to be computed.",
+            [MODEL],
+            registry=self.registry,
+        )
+        self.prompt_tokens, self.cached_tokens = asked.labels(model), reused.labels(model)
         self.queue_s = self._histogram(
             "vllm:request_queue_time_seconds", "From submit to claim, first attempts.", REQUEST_S
         )
@@ -116,6 +127,9 @@ class Watch:
     def ended(self, outcome: Outcome, *, accepted: bool) -> None:
         """Its end was offered to the store."""
         self._metrics.attempts[outcome.status.value if accepted else "fenced"].inc()
+        if not outcome.cached:
+            self._metrics.prompt_tokens.inc(outcome.usage.prompt_tokens)
+            self._metrics.cached_tokens.inc(outcome.usage.cached_tokens)
         if not accepted:
             return
         self._metrics.end_to_end_s.observe(self._waited_s + time.monotonic() - self._claimed_at)

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from shared.errors import ConfigurationError
-from shared.job import JobRef, JobStatus
+from shared.job import JobRef, JobStatus, Outcome, Usage
 from shared.modes import load_modes
 from shared.store.memory import MemoryStore
 from shared.store.protocol import ModelInfo, Stop, WorkerInfo
@@ -64,6 +64,14 @@ def test_every_metric_is_there_before_the_first_job(desk: Desk):
     for result in ("hit", "miss"):
         assert desk.value("textgen_cache_lookups_total", result=result) == 0
     assert desk.value("textgen_engine_healthy") == 1
+
+
+def test_tokens_that_were_reused(desk: Desk):
+    watch = desk.metrics.claimed(desk.store.get(submit(desk.store)))
+    watch.ended(Outcome(JobStatus.SUCCEEDED, usage=Usage(10, 1, 7)), accepted=True)
+    watch.ended(Outcome(JobStatus.SUCCEEDED, usage=Usage(10, 1, 10), cached=True), accepted=True)  # no engine ran it
+    assert desk.value("vllm:prefix_cache_queries_total") == 10
+    assert desk.value("vllm:prefix_cache_hits_total") == 7
 
 
 def test_a_job_from_submit_to_end(desk: Desk):
