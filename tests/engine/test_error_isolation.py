@@ -10,9 +10,8 @@ import torch
 
 from shared.errors import EngineStoppedError, GenerationError
 from tests.engine.conftest import Listener, greedy, run, submit
-from worker.engine import model_runner
 from worker.engine.protocol import Engine
-from worker.engine.sampler import RowSampling
+from worker.engine.row_sampling import RowSampling
 
 PROMPT = tuple(range(20, 50))
 POISON = 13  # a request whose prompt begins with it is the one at fault
@@ -134,14 +133,16 @@ def test_no_exception_ends_the_loop_in_silence(engine: Engine, error: BaseExcept
 
 def test_a_sampler_that_raises_fails_its_row(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = run(engine, PROMPT, greedy(20))
-    sample = model_runner.sample
+    sampler = runner_of(engine).sampler
+    sample = sampler.sample
 
-    def picky(logits: torch.Tensor, rows: list[RowSampling]) -> list[int]:
+    def picky(logits: torch.Tensor, rows: list[RowSampling]) -> list[int | None]:
         if any(row.params.top_k == POISON for row in rows):
             raise RuntimeError("cannot sample this")
-        return sample(logits, rows)
+        chosen: list[int | None] = sample(logits, rows)
+        return chosen
 
-    monkeypatch.setattr(model_runner, "sample", picky)
+    monkeypatch.setattr(sampler, "sample", picky)
     neighbour = submit(engine, PROMPT, greedy(20))
     with pytest.raises(GenerationError):
         run(engine, PROMPT, greedy(20, top_k=POISON))

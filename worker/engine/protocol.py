@@ -161,11 +161,13 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text of completion ``index``: whole characters only, never a part of a stop string."""
+    """New text of completion ``index``: whole characters only, never a part of a stop string. ``places``: of its ``token_count``
+    tokens, where ``logprobs`` was asked for."""
 
     index: int
     text: str
     token_count: int
+    places: tuple[Place, ...] = ()
 
 
 OnDelta = Callable[[Delta], None]
@@ -191,7 +193,11 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens."""
+    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens.
+
+    kv_tokens: how many tokens fit in its memory for keys and values, of all rows together; None where it does not say.
+    kv_page: tokens in one page of that memory. adapters: names that a request may ask for.
+    """
 
     engine: str
     model: str
@@ -203,6 +209,9 @@ class EngineInfo:
     slots: int
     token_budget: int
     has_chat_template: bool
+    kv_tokens: int | None = None
+    kv_page: int = 16
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +236,10 @@ class DeviceMemory:
 class EngineStats:
     """A snapshot for metrics and for the heartbeat. ``steps`` only ever grows while the engine is sane and busy.
 
-    step_rows: how many steps had 0, 1, 2, … rows in them. kv_cache_usage: share of the room for keys and values that holds
-    tokens, 0 to 1.
+    prompt_tokens: computed; those of a row that begins again after a preemption count again. step_rows: how many steps had
+    0, 1, 2, … rows in them. kv_cache_usage: share of the room for keys and values that rows hold, 0 to 1. preemptions: how
+    often a request had to leave the batch because memory was short. prefix_queries: prompt tokens of which it was asked
+    whether they were computed before; prefix_hits: those that were; prefix_bytes: held for that.
     """
 
     running: int
@@ -239,6 +250,10 @@ class EngineStats:
     step_rows: tuple[int, ...] = ()
     token_gaps: TokenGaps = TokenGaps()
     kv_cache_usage: float = 0.0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    prefix_bytes: int = 0
 
 
 class Engine(Protocol):

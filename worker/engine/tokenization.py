@@ -37,6 +37,7 @@ class ModelTokenization:
         self._encoder = _with_renamed_controls(self._backend, self._aliases)
         self._true_ids = self._map_ids()
         self._start = self._start_tokens()
+        self._token_texts: dict[int, str] = {}
 
     @property
     def has_chat_template(self) -> bool:
@@ -52,6 +53,12 @@ class ModelTokenization:
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def token_text(self, token: int) -> str:
+        text = self._token_texts.get(token)
+        if text is None:
+            text = self._token_texts[token] = str(self._backend.decode([token], skip_special_tokens=False))
         return text
 
     def to_json(self) -> bytes | None:

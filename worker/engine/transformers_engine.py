@@ -56,6 +56,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
         slots=capacity.slots,
         token_budget=capacity.token_budget,
         has_chat_template=bool(weights.tokenizer.chat_template),
+        kv_tokens=capacity.kv_tokens,
+        kv_page=capacity.kv_page,
     )
     memory = partial(device_memory, weights.device)
     return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
@@ -80,16 +82,19 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
     expected = probe.reference(model, vocabulary_size(model), context)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
     fuse_activations(model)
-    bytes_per_token = sum(shape.bytes_per_token for shape in expected.shapes)
-    capacity, size = choose_capacity(config, context, bytes_per_token, device)
-    cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device)
+    capacity = choose_capacity(config, context, expected.shapes, device)
+    try:
+        cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device, capacity.kv_tokens)
+    except MemoryError as error:
+        raise ModelLoadError(f"No room for keys and values ({error}). Lower the slots or the context.") from error
     logger.info(
-        "%s on %s, %s: %d tokens fit (%d slots of %d), %.2f GiB for keys and values; %d layers packed.",
-        config.model_id, device, weights.dtype, capacity.slots * capacity.context, capacity.slots, capacity.context,
-        size / 1024**3, packed,
+        "%s on %s, %s: %d tokens fit (%.2f GiB for keys and values), in at most %d rows of at most %d; %d layers packed.",
+        config.model_id, device, weights.dtype, capacity.kv_tokens,
+        capacity.kv_tokens * sum(shape.bytes_per_token for shape in expected.shapes) / 1024**3,
+        capacity.slots, capacity.context, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device, _decode_kernel(config, weights))
+    runner = ModelRunner(model, cache, device, end_tokens(weights), _decode_kernel(config, weights))
     probe.check(runner, model, expected)
     return runner, capacity
 
