@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,14 @@ def test_vllm_is_left_out_with_the_reason(report: dict[str, Any], out: Path) -> 
 
 
 def test_a_python_that_is_named_has_to_be_there(out: Path) -> None:
-    with pytest.raises(SystemExit, match="no file"):
+    with pytest.raises(SystemExit, match="No vLLM"):
         processes.vllm_python(str(out / "none"))
+
+
+def test_a_python_without_vllm_is_none_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_PYTHON", raising=False)
+    monkeypatch.setattr(processes, "VLLM_PYTHONS", (sys.executable,))
+    assert processes.vllm_python(None) is None
 
 
 def test_no_path_of_the_machine_is_in_the_figures(report: dict[str, Any], out: Path) -> None:
