@@ -14,6 +14,7 @@ from worker.engine.row_sampling import RowSampling
 from worker.engine.sampler import Sampler
 from worker.engine.scheduler import Chunk, Copy, StepPlan
 from worker.engine.sequence import Row
+from worker.engine.structured import StructureCompiler
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +28,24 @@ class ModelRunner:
         cache: SlotCache,
         device: torch.device,
         end_tokens: frozenset[int] = frozenset(),
+        structures: StructureCompiler | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
         self.sampler = Sampler(device)
         self._end_tokens = end_tokens
+        self._structures = structures
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
     def prepare(self, row: Row) -> None:
-        self._sampling[row] = RowSampling(row.group.sampling, row.index, row.prompt, self._end_tokens)
+        params = row.group.sampling
+        matcher = None
+        if params.structure is not None:
+            assert self._structures is not None
+            matcher = self._structures.matcher(params.structure)
+        self._sampling[row] = RowSampling(params, row.index, row.prompt, self._end_tokens, matcher)
 
     def release(self, row: Row) -> None:
         self._sampling.pop(row, None)

@@ -17,9 +17,10 @@ from worker.engine.loading import LoadedWeights, load_weights
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.packing import pack_linears
-from worker.engine.protocol import EngineInfo
+from worker.engine.protocol import EngineInfo, EngineRequest
 from worker.engine.runner import LoadedModel
 from worker.engine.slot_engine import SlotEngine
+from worker.engine.structured import StructureCompiler
 from worker.engine.tokenization import ModelTokenization
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,10 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """Load, pack, allocate, and check. Raises: ModelLoadError with a sentence that says what to do."""
     weights = load_weights(config)
     _set_threads(config, weights.model)
+    tokenization = ModelTokenization(weights.tokenizer)
+    structures = StructureCompiler(tokenization.to_json, vocabulary_size(weights.model), end_tokens(weights))
     with torch.inference_mode():
-        runner, capacity = _build_runner(config, weights)
+        runner, capacity = _build_runner(config, weights, structures)
     info = EngineInfo(
         engine="transformers",
         model=config.model_id,
@@ -55,7 +58,12 @@ def load_model(config: EngineConfig) -> LoadedModel:
         has_chat_template=bool(weights.tokenizer.chat_template),
     )
     memory = partial(device_memory, weights.device)
-    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
+
+    def check(request: EngineRequest) -> None:
+        if request.sampling.structure is not None:
+            structures.check(request.sampling.structure)
+
+    return LoadedModel(info, runner, tokenization, end_tokens(weights), memory, check)
 
 
 def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
@@ -76,7 +84,9 @@ def end_tokens(weights: LoadedWeights) -> frozenset[int]:
     return frozenset(found)
 
 
-def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRunner, Capacity]:
+def _build_runner(
+    config: EngineConfig, weights: LoadedWeights, structures: StructureCompiler
+) -> tuple[ModelRunner, Capacity]:
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
@@ -90,7 +100,7 @@ def _build_runner(config: EngineConfig, weights: LoadedWeights) -> tuple[ModelRu
         size / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device, end_tokens(weights))
+    runner = ModelRunner(model, cache, device, end_tokens(weights), structures)
     probe.check(runner, model, expected)
     return runner, capacity
 
