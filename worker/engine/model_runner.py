@@ -13,7 +13,7 @@ from worker.engine.logprobs import chances
 from worker.engine.native.decode import DecodeAttention
 from worker.engine.prefix_cache import PrefixCache
 from worker.engine.protocol import Reused
-from worker.engine.row_sampling import RowSampling
+from worker.engine.row_sampling import RowSampling, RowSamplings
 from worker.engine.sampler import Sampler
 from worker.engine.scheduler import Chunk, Copy, StepPlan
 from worker.engine.sequence import Row
@@ -30,7 +30,7 @@ class ModelRunner:
         model: torch.nn.Module,
         cache: SlotCache,
         device: torch.device,
-        end_tokens: frozenset[int] = frozenset(),
+        samplings: RowSamplings | None = None,
         kernel: DecodeAttention | None = None,
         prefix: PrefixCache | None = None,
     ) -> None:
@@ -39,13 +39,13 @@ class ModelRunner:
         self.device = device
         self.kernel = kernel
         self.sampler = Sampler(device)
-        self._end_tokens = end_tokens
+        self._samplings = samplings or RowSamplings()
         self._prefix = prefix
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
     def prepare(self, row: Row) -> None:
-        self._sampling[row] = RowSampling(row.group.sampling, row.index, row.prompt, self._end_tokens)
+        self._sampling[row] = self._samplings.begin(row.group.sampling, row.index, row.prompt)
 
     def release(self, row: Row) -> None:
         self._sampling.pop(row, None)

@@ -18,6 +18,7 @@ from worker.engine.memory import Capacity
 from worker.engine.paged_attention import Kernel
 from worker.engine.paged_cache import PagedCache
 from worker.engine.paged_runner import PagedRunner
+from worker.engine.row_sampling import RowSamplings
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,16 @@ class PagedOptions:
 
 
 def build(
-    config: EngineConfig, weights: LoadedWeights, expected: probe.Reference, context: int, options: PagedOptions
+    config: EngineConfig,
+    weights: LoadedWeights,
+    expected: probe.Reference,
+    context: int,
+    samplings: RowSamplings,
+    options: PagedOptions,
 ) -> tuple[PagedRunner, Capacity] | None:
     """A warm runner, and what it has room for; None, and a line in the log, where no kernel fits the model or the device.
 
-    context: the most tokens of a row that the model allows. Raises: ModelLoadError if the memory is too small, or if what is
+    context: the most tokens of a row that the model allows. samplings: as ``ModelRunner`` has them. Raises: ModelLoadError if the memory is too small, or if what is
     computed is not what the model computes.
     """
     model, device = weights.model, weights.device
@@ -64,7 +70,7 @@ def build(
         pages * page_size * _bytes_per_token(expected.shapes) / _GIB, capacity.slots, capacity.context, found.name,
     )  # fmt: skip  # one value a line says no more
     reuses = config.prefix_cache_bytes != 0 and not _has_windows(model)
-    runner = PagedRunner(model, cache, device, found.kernel, capacity.slots, capacity.context, reuses=reuses)
+    runner = PagedRunner(model, cache, device, found.kernel, capacity.slots, capacity.context, samplings, reuses=reuses)
     probe.compare(runner.probe, model, expected)
     if options.compiler is not None:
         _compile(runner, model, expected, options.compiler)

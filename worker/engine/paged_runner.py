@@ -24,6 +24,7 @@ from worker.engine.pages import SCRATCH, PagePool
 from worker.engine.parcel import Parcel, add_part
 from worker.engine.prefix_pages import PrefixPages
 from worker.engine.protocol import Reused, SamplingParams
+from worker.engine.row_sampling import RowSamplings
 from worker.engine.scheduler import Chunk, StepPlan
 from worker.engine.sequence import Row
 
@@ -49,10 +50,11 @@ class PagedRunner(ModelRunner):
         kernel: Kernel,
         rows: int,
         context: int,
+        samplings: RowSamplings | None = None,
         *,
         reuses: bool = True,
     ) -> None:
-        super().__init__(model, cast("SlotCache", cache), device)
+        super().__init__(model, cast("SlotCache", cache), device, samplings)
         self.paged = cache
         self._network: Callable[..., Any] = model
         self._attend = kernel

@@ -26,9 +26,11 @@ from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
 from worker.engine.paged_build import PagedOptions
 from worker.engine.prefix_cache import PrefixCache, block_bytes
-from worker.engine.protocol import EngineInfo
+from worker.engine.protocol import EngineInfo, EngineRequest
+from worker.engine.row_sampling import RowSamplings
 from worker.engine.runner import LoadedModel
 from worker.engine.slot_engine import SlotEngine
+from worker.engine.structured import StructureCompiler
 from worker.engine.tokenization import ModelTokenization
 
 logger = logging.getLogger(__name__)
@@ -56,8 +58,10 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
     weights = load(config)
     _set_threads(config, weights.model)
     digest = weights_digest(weights.model)  # before packing takes the weights away
+    tokenization = ModelTokenization(weights.tokenizer)
+    structures = StructureCompiler(tokenization.to_json, vocabulary_size(weights.model), end_tokens(weights))
     with torch.inference_mode():
-        runner, capacity = _build_runner(config, weights, paged)
+        runner, capacity = _build_runner(config, weights, RowSamplings(end_tokens(weights), structures), paged)
     info = EngineInfo(
         engine="transformers",
         model=config.model_id,
@@ -74,7 +78,12 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
         system_fingerprint=_fingerprint(config, weights, digest, runner, capacity),
     )
     memory = partial(device_memory, weights.device)
-    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
+
+    def check(request: EngineRequest) -> None:
+        if request.sampling.structure is not None:
+            structures.check(request.sampling.structure)
+
+    return LoadedModel(info, runner, tokenization, end_tokens(weights), memory, check)
 
 
 def _fingerprint(
@@ -116,13 +125,13 @@ def end_tokens(weights: LoadedWeights) -> frozenset[int]:
 
 
 def _build_runner(
-    config: EngineConfig, weights: LoadedWeights, paged: PagedOptions | None
+    config: EngineConfig, weights: LoadedWeights, samplings: RowSamplings, paged: PagedOptions | None
 ) -> tuple[ModelRunner, Capacity]:
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
     if paged is not None or device.type == "cuda":
-        built = paged_build.build(config, weights, expected, context, paged or PagedOptions())
+        built = paged_build.build(config, weights, expected, context, samplings, paged or PagedOptions())
         if built is not None:
             return built
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
@@ -144,7 +153,7 @@ def _build_runner(
     deterministic.register()
     _use_attention(model, deterministic.ATTENTION if config.deterministic else attention.NAME)
     runner = (TileRunner if config.deterministic else ModelRunner)(
-        model, cache, device, end_tokens(weights), _decode_kernel(config, weights), prefix
+        model, cache, device, samplings, _decode_kernel(config, weights), prefix
     )
     probe.check(runner, model, expected)
     if config.deterministic:

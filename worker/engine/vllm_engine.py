@@ -38,6 +38,7 @@ from worker.engine.protocol import (
     Message,
     OnDelta,
     Piece,
+    Reused,
 )
 from worker.engine.sequence import Row, RowGroup
 from worker.engine.slot_engine import check_messages
@@ -146,8 +147,7 @@ class VllmEngine:
             token_gaps=tally.gaps(),
             kv_cache_usage=tally.kv_cache_usage if works else 0.0,
             preemptions=tally.preemptions,
-            prefix_queries=tally.prefix_queries,
-            prefix_hits=tally.prefix_hits,
+            reused=Reused(tally.prefix_queries, tally.prefix_hits),
         )
 
     def device_memory(self) -> DeviceMemory | None:
