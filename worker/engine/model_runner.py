@@ -56,7 +56,14 @@ class ModelRunner:
         # Log-probabilities of the prompt come from computing all of it.
         if self._prefix is None or row.group.sampling.prompt_logprobs is not None:
             return 0
-        return self._prefix.find(row)
+        try:
+            return self._prefix.find(row)
+        except Exception:
+            logger.exception(
+                "What was computed before could not be looked up."
+            )  # asked between steps: it must not end the loop
+            self._prefix.clear()
+            return 0
 
     def vacate(self, row: Row, *, sound: bool) -> None:
         if sound and self._prefix is not None:
