@@ -325,8 +325,9 @@ class VllmEngine:
 
     def _leave(self, work: _Work) -> None:
         work.group.ended = True
+        current = _current_task()
         for task in work.tasks.values():
-            if task is not asyncio.current_task():
+            if task is not current:
                 task.cancel()  # which has vLLM stop what is not at its end
         with self._lock:
             self._works.pop(work.group, None)
@@ -357,7 +358,8 @@ class VllmEngine:
             works = list(self._works.values())
         for work in works:
             self._fail(work, error)
-        return [task for work in works for task in work.tasks.values() if task is not _current_task()]
+        current = _current_task()
+        return [task for work in works for task in work.tasks.values() if task is not current]
 
 
 def _current_task() -> asyncio.Task[Any] | None:
