@@ -39,7 +39,7 @@ from benchmarks.engines.contender import ARRIVALS, TOGETHER, Task
 from benchmarks.processes import ROOT, VLLM_ENGINES, VLLM_PYTHONS, run_engine, vllm_python
 from benchmarks.report import markdown
 from benchmarks.summary import Run, of_run, requests_per_s, summarize
-from benchmarks.workload import SHAPES, make_workload, save_model, totals
+from benchmarks.workload import SHAPES, make_workload, model_folder, save_model, totals
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = ROOT / "docs" / "images" / "bench-engines.svg"
@@ -213,7 +213,7 @@ def shape_report(options: argparse.Namespace, shape: str, runs: list[Run], arriv
     prompt_tokens, output_tokens = totals(jobs)
     summary = summarize(runs)
     answers = [(run["engine"], run["outputs"]) for run in runs]
-    gaps = plain_gaps(options.folder / f"random-{shape}")
+    gaps = plain_gaps(model_folder(shape, options.folder))
     return {
         "workload": {"requests": len(jobs), "prompt_tokens": prompt_tokens, "output_tokens": output_tokens},
         "arrivals": {"requests": len(jobs), "rate": arrivals.rate, "because": arrivals.because} if arrivals else None,
