@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     model_id: str = Field(str(DEMO_MODEL), description="Folder with a Hugging Face model, or a hub id.")
     model_revision: str | None = Field(None, description="Hub revision (commit, tag, branch).")
     model_name: str | None = Field(None, description="The name that clients see. Default: from MODEL_ID.")
-    engine: Literal["transformers", "echo"] = Field("transformers", description="What runs the model.")
+    engine: Literal["transformers", "vllm", "echo"] = Field(
+        "transformers", description="What runs the model: the slot engine, vLLM, or an echo."
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto takes CUDA where there is one."
     )
@@ -76,8 +78,29 @@ class Settings(BaseSettings):
     engine_kv_cache_bytes: int | None = Field(
         None, ge=1, description="Memory for keys and values. Default: a share of what the device has free."
     )
+    engine_prefix_cache_bytes: int | None = Field(
+        None, ge=0, description="Of that, for beginnings that later prompts may share; 0: none. Default: an eighth."
+    )
     engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: torch's choice.")
     engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
+    engine_native_kernels: bool = Field(
+        True, description="Our own C++ on CPU, built at the first start where there is a compiler; else torch's."
+    )
+    engine_native_kernels_dir: Path | None = Field(
+        None, description="A folder where those kernels may be built already."
+    )
+    deterministic: bool = Field(
+        False,
+        description="The same request with the same seed gives the same tokens whatever runs beside it, to the last bit. "
+        "Costs a part of the throughput (docs/glossary.md, deterministic mode).",
+    )
+    engine_vllm_gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="vLLM: share of the GPU's memory that it takes. Default: vLLM's own."
+    )
+    engine_vllm_tensor_parallel_size: int = Field(1, ge=1, description="vLLM: GPUs that one model is spread over.")
+    engine_vllm_enforce_eager: bool = Field(
+        False, description="vLLM: compile nothing and capture no CUDA graphs. Loads sooner, computes slower."
+    )
     echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
 
     # --- the worker

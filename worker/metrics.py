@@ -48,17 +48,6 @@ class WorkerMetrics:
             "textgen_cache_lookups", "Jobs that may come from the result cache, by whether.", "result"
         )
         self.cache = {result: cache.labels(model, result) for result in ("hit", "miss")}
-        # Of jobs, and not of the engine's own counts, so that every engine is asked alike.
-        asked = Counter(
-            "vllm:prefix_cache_queries", "Prompt tokens of jobs that an engine ran.", [MODEL], registry=self.registry
-        )
-        reused = Counter(
-            "vllm:prefix_cache_hits",
-            "Of these, tokens that did not have to be computed.",
-            [MODEL],
-            registry=self.registry,
-        )
-        self.prompt_tokens, self.cached_tokens = asked.labels(model), reused.labels(model)
         self.queue_s = self._histogram(
             "vllm:request_queue_time_seconds", "From submit to claim, first attempts.", REQUEST_S
         )
@@ -127,9 +116,6 @@ class Watch:
     def ended(self, outcome: Outcome, *, accepted: bool) -> None:
         """Its end was offered to the store."""
         self._metrics.attempts[outcome.status.value if accepted else "fenced"].inc()
-        if not outcome.cached:
-            self._metrics.prompt_tokens.inc(outcome.usage.prompt_tokens)
-            self._metrics.cached_tokens.inc(outcome.usage.cached_tokens)
         if not accepted:
             return
         self._metrics.end_to_end_s.observe(self._waited_s + time.monotonic() - self._claimed_at)
@@ -167,6 +153,16 @@ class EngineCollector(Collector):
         )
         yield self._counter("vllm:prompt_tokens", "Prompt tokens computed.", stats.prompt_tokens)
         yield self._counter("vllm:generation_tokens", "Tokens generated.", stats.generated_tokens)
+        yield self._counter(
+            "vllm:num_preemptions", "Times a request left the batch because memory was short.", stats.preemptions
+        )
+        yield self._counter(
+            "vllm:prefix_cache_queries", "Prompt tokens that may have been computed before.", stats.reused.queries
+        )
+        yield self._counter("vllm:prefix_cache_hits", "Those that had been, and were not again.", stats.reused.hits)
+        yield self._gauge(
+            "textgen_prefix_cache_bytes", "Keys and values kept for prompts to come.", stats.reused.held_bytes
+        )
         yield self._counter("textgen_engine_steps", "Steps of the engine.", stats.steps)
         gaps = stats.token_gaps
         if gaps.counts:

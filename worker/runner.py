@@ -189,7 +189,13 @@ class Runner:
         if hit:
             return hit
         attempt.watch.submitted()
-        request = EngineRequest(prompt.ids, sampling_of(job.spec, prompt), adapter=job.spec.adapter)
+        request = EngineRequest(
+            prompt.ids,
+            sampling_of(job.spec, prompt),
+            adapter=job.spec.adapter,
+            reuse_scope=job.ref.tenant,
+            shared_tokens=prompt.shared_tokens,
+        )
         if prompt.echo:
             for index in range(job.spec.n):
                 attempt.speech.say(Delta(index, prompt.echo, 0))

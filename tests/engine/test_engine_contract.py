@@ -1,4 +1,4 @@
-"""What every engine promises, asked of each: the echo engine, and the slot engine over a small random model."""
+"""What every engine promises, asked of each: the echo engine, and the slot engine and vLLM over a small random model."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from typing import Any
 import pytest
 
 from shared.errors import ContextLengthError, EngineStoppedError, GenerationError, InvalidRequestError
-from tests.engine.conftest import CONTEXT, Listener, greedy, run, submit
-from worker.engine.protocol import Engine, EngineRequest, FinishReason, Message, Piece, SamplingParams
+from tests.engine.conftest import CONTEXT, VLLM, Listener, greedy, run, submit
+from worker.engine.protocol import (
+    Engine,
+    EngineRequest,
+    FinishReason,
+    Grammar,
+    Message,
+    Piece,
+    SamplingParams,
+    Structure,
+)
 
-ENGINES = ("echo", "gpt2")
+ENGINES = ("echo", "gpt2", VLLM)
 TEXT = "The quick brown fox 今天天氣很好 😀🎉 café."
 
 pytestmark = pytest.mark.parametrize("kind", ENGINES)
 
 
 @pytest.fixture
-def engine(kind: str, new_engine: Callable[..., Engine]) -> Engine:
-    return new_engine(kind)
+def engine(kind: str, new_engine: Callable[..., Engine], vllm_engine: Callable[[], Engine]) -> Engine:
+    return vllm_engine() if kind == "vllm" else new_engine(kind)
 
 
 @pytest.fixture
@@ -31,7 +40,7 @@ def prompt(engine: Engine) -> tuple[int, ...]:
 def test_says_what_it_is(engine: Engine, kind: str) -> None:
     assert engine.healthy()
     assert (engine.info.slots, engine.info.context_length) == (4, CONTEXT)
-    assert engine.info.engine == ("echo" if kind == "echo" else "transformers")
+    assert engine.info.engine == {"gpt2": "transformers"}.get(kind, kind)
 
 
 def test_ends_at_max_tokens(engine: Engine, prompt: tuple[int, ...]) -> None:
@@ -91,12 +100,13 @@ def test_a_stop_string_that_does_not_come_holds_nothing_back(engine: Engine, pro
 
 
 def test_more_requests_than_slots(engine: Engine, prompt: tuple[int, ...]) -> None:
+    before = engine.stats().generated_tokens
     alone = [run(engine, prompt[: 3 + at], greedy(5 + at)) for at in range(12)]
     handles = [submit(engine, prompt[: 3 + at], greedy(5 + at)) for at in range(12)]
     assert [handle.result(30) for handle in handles] == alone
     stats = engine.stats()
     assert (stats.running, stats.waiting) == (0, 0)
-    assert stats.generated_tokens == 2 * sum(5 + at for at in range(12))
+    assert stats.generated_tokens - before == 2 * sum(5 + at for at in range(12))
 
 
 def test_stats_tell_running_from_waiting(engine: Engine, prompt: tuple[int, ...]) -> None:
@@ -176,6 +186,16 @@ def test_a_listener_that_raises_fails_only_its_own_request(
         ("repetition_penalty", 0.0), ("repetition_penalty", -1.0), ("repetition_penalty", 10.5),
         ("n", 0), ("n", 5), ("seed", -1), ("seed", 2**63), ("seed", 2**64), ("seed", 1.0),
         ("stop", ("",)), ("stop", ("x",) * 17), ("stop", "text"), ("stop", (1,)),
+        ("min_tokens", -1), ("min_tokens", 101), ("min_tokens", True), ("min_p", -0.1), ("min_p", 1.1),
+        ("min_p", math.nan), ("presence_penalty", -2.1), ("presence_penalty", 2.1), ("presence_penalty", None),
+        ("frequency_penalty", -2.1), ("frequency_penalty", math.inf), ("stop_token_ids", (-1,)),
+        ("stop_token_ids", (10**9,)), ("stop_token_ids", (1,) * 65), ("stop_token_ids", [1]),
+        ("stop_token_ids", (True,)), ("logit_bias", ((1, 100.5),)), ("logit_bias", ((1, math.nan),)),
+        ("logit_bias", ((-1, 1.0),)), ("logit_bias", ((10**9, 1.0),)), ("logit_bias", ((1, 1.0), (1, 2.0))),
+        ("logit_bias", ((1,),)), ("logit_bias", {1: 1.0}), ("logit_bias", tuple((at, 1.0) for at in range(301))),
+        ("logprobs", -1), ("logprobs", 21), ("logprobs", True), ("prompt_logprobs", 21), ("prompt_logprobs", 0.5),
+        ("structure", "{}"), ("structure", Structure(Grammar.REGEX, "")), ("structure", Structure("regex", "a")),
+        ("structure", Structure(Grammar.JSON_SCHEMA, " " * 65_537)),
     ],
 )  # fmt: skip
 def test_refuses_what_is_out_of_range(engine: Engine, param: str, value: Any) -> None:
@@ -189,7 +209,10 @@ def test_refuses_what_is_out_of_range(engine: Engine, param: str, value: Any) ->
     [
         {"temperature": 2.0}, {"temperature": 1e-300}, {"temperature": 1}, {"top_p": 1e-9}, {"top_k": 10**12},
         {"top_k": 1}, {"repetition_penalty": 10.0}, {"repetition_penalty": 1e-300}, {"n": 4}, {"seed": 0},
-        {"seed": 2**63 - 1, "n": 2}, {"stop": ("x",) * 16}, {"max_tokens": CONTEXT - 2},
+        {"seed": 2**63 - 1, "n": 2}, {"stop": ("x",) * 16}, {"max_tokens": CONTEXT - 2}, {"min_p": 1.0}, {"min_p": 1},
+        {"presence_penalty": -2.0, "frequency_penalty": 2.0}, {"presence_penalty": 2, "frequency_penalty": -2},
+        {"min_tokens": 4}, {"stop_token_ids": tuple(range(64))}, {"stop_token_ids": (5,) * 64, "min_tokens": 4},
+        {"logit_bias": tuple((at % 257, 100.0 - at) for at in range(200))}, {"logit_bias": ((0, -100),)},
     ],
 )  # fmt: skip
 def test_serves_what_is_just_in_range(engine: Engine, changes: dict[str, Any]) -> None:
@@ -197,6 +220,23 @@ def test_serves_what_is_just_in_range(engine: Engine, changes: dict[str, Any]) -
     result = run(engine, (65, 66), params)
     assert all(completion.token_ids for completion in result.completions)
     assert engine.healthy()
+
+
+def test_refuses_adapters_that_it_has_not(engine: Engine) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        engine.submit(EngineRequest((1,), greedy(1), adapter="nobody"))
+    assert caught.value.param == "adapter"
+
+
+def test_an_engine_without_a_model_refuses_what_needs_one(engine: Engine, kind: str) -> None:
+    for params in ({"logprobs": 0}, {"prompt_logprobs": 3}, {"structure": Structure(Grammar.REGEX, "a+")}):
+        request = EngineRequest((65, 66), SamplingParams(max_tokens=4, **params))
+        if kind == "echo":
+            with pytest.raises(InvalidRequestError) as caught:
+                engine.submit(request)
+            assert caught.value.param in params
+        else:
+            assert engine.submit(request).result(30).completions
 
 
 @pytest.mark.parametrize("tokens", [(), (-1,), (10**9,), (1.0,), (True,)])

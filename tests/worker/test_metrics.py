@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
 
 from shared.errors import ConfigurationError
-from shared.job import JobRef, JobStatus, Outcome, Usage
+from shared.job import JobRef, JobStatus
 from shared.modes import load_modes
 from shared.store.memory import MemoryStore
 from shared.store.protocol import ModelInfo, Stop, WorkerInfo
 from tests.api.test_metrics import samples
 from tests.servers import free_port, until
 from tests.worker.conftest import submit
-from worker.engine.protocol import Engine
+from worker.engine.protocol import Engine, Reused
 from worker.metrics import WorkerMetrics
 from worker.prompts import PromptBuilder
 from worker.publisher import Publisher
@@ -66,14 +67,6 @@ def test_every_metric_is_there_before_the_first_job(desk: Desk):
     assert desk.value("textgen_engine_healthy") == 1
 
 
-def test_tokens_that_were_reused(desk: Desk):
-    watch = desk.metrics.claimed(desk.store.get(submit(desk.store)))
-    watch.ended(Outcome(JobStatus.SUCCEEDED, usage=Usage(10, 1, 7)), accepted=True)
-    watch.ended(Outcome(JobStatus.SUCCEEDED, usage=Usage(10, 1, 10), cached=True), accepted=True)  # no engine ran it
-    assert desk.value("vllm:prefix_cache_queries_total") == 10
-    assert desk.value("vllm:prefix_cache_hits_total") == 7
-
-
 def test_a_job_from_submit_to_end(desk: Desk):
     desk.run(max_length=20)
     assert desk.value("textgen_attempts_total", end="succeeded") == 1
@@ -86,6 +79,15 @@ def test_a_job_from_submit_to_end(desk: Desk):
         assert desk.value(f"vllm:{name}_seconds_count") == 1
     assert desk.value("vllm:e2e_request_latency_seconds_sum") >= desk.value("vllm:time_to_first_token_seconds_sum")
     assert desk.value("vllm:time_to_first_token_seconds_sum") >= desk.value("vllm:request_queue_time_seconds_sum")
+
+
+def test_memory_and_what_was_reused(desk: Desk, echo: Engine, monkeypatch: pytest.MonkeyPatch):
+    stats = replace(echo.stats(), preemptions=3, reused=Reused(queries=70, hits=48, held_bytes=900))
+    monkeypatch.setattr(echo, "stats", lambda: stats)
+    assert desk.value("vllm:num_preemptions_total") == 3
+    assert desk.value("vllm:prefix_cache_queries_total") == 70
+    assert desk.value("vllm:prefix_cache_hits_total") == 48
+    assert desk.value("textgen_prefix_cache_bytes") == 900
 
 
 def test_rows_of_a_step(desk: Desk):

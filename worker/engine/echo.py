@@ -1,7 +1,7 @@
 """The echo engine: no model and no torch, the same loop. It ships for tests and for trying an installation.
 
 It answers with the prompt's own tokens, round and round, up to max_tokens, at a fixed time per step. Its tokens are the
-bytes of UTF-8; id 256 ends a text and cannot be written.
+bytes of UTF-8; id 256 ends a text and cannot be written. What needs a model's distribution it refuses.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from shared.errors import InvalidRequestError
 from worker.engine.config import EngineConfig
-from worker.engine.protocol import EngineInfo, Message, Piece
+from worker.engine.fingerprint import fingerprint
+from worker.engine.protocol import EngineInfo, EngineRequest, Message, Piece, Reused
 from worker.engine.runner import LoadedModel
 from worker.engine.scheduler import StepPlan
 from worker.engine.sequence import Row
@@ -31,6 +33,9 @@ class EchoTokenization:
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token < END_OF_TEXT).decode("utf-8", "replace")
+
+    def token_text(self, token: int) -> str:
+        return self.decode((token,))
 
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:
         del messages
@@ -60,23 +65,44 @@ class EchoRunner:
     def recover(self) -> None:
         return
 
+    def reuse(self, row: Row) -> int:
+        del row  # there is nothing to compute, and so nothing to reuse
+        return 0
+
+    def reused(self) -> Reused:
+        return Reused()
+
+    def vacate(self, row: Row, *, sound: bool) -> None:
+        del row, sound
+
+
+def refuse_what_needs_a_model(request: EngineRequest) -> None:
+    """Raises: InvalidRequestError."""
+    for name in ("logprobs", "prompt_logprobs", "structure"):
+        if getattr(request.sampling, name) is not None:
+            raise InvalidRequestError(f"The echo engine has no model, and so no {name}.", param=name)
+
 
 class EchoEngine(SlotEngine):
     """An ``Engine`` that repeats what it was told."""
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig(engine="echo")
+        context, slots = config.max_context or config.echo_context, config.slots or _SLOTS
         info = EngineInfo(
             engine="echo",
             model=config.model_id or "echo",
             revision=config.revision or "1",
             device="cpu",
             dtype="none",
-            context_length=config.max_context or config.echo_context,
+            context_length=context,
             vocab_size=END_OF_TEXT + 1,
-            slots=config.slots or _SLOTS,
+            slots=slots,
             token_budget=config.token_budget or _TOKEN_BUDGET,
             has_chat_template=False,
+            system_fingerprint=fingerprint(engine="echo"),
+            kv_tokens=min(slots * context, config.kv_cache_bytes or slots * context),  # a token of it is a byte
         )
         runner = EchoRunner(config.echo_token_delay_s)
-        super().__init__(lambda: LoadedModel(info, runner, EchoTokenization(), frozenset({END_OF_TEXT})))
+        ends = frozenset({END_OF_TEXT})
+        super().__init__(lambda: LoadedModel(info, runner, EchoTokenization(), ends, check=refuse_what_needs_a_model))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from worker.engine.host_memory import host_memory
-from worker.engine.protocol import DeviceMemory, EngineInfo, Message, Piece
-from worker.engine.scheduler import StepPlan
+from worker.engine.protocol import DeviceMemory, EngineInfo, EngineRequest, Message, Piece, Reused
+from worker.engine.scheduler import Keeper, StepPlan
 from worker.engine.sequence import Row
 
 
-class Runner(Protocol):
-    """Runs steps. Everything here is called on the engine's thread."""
+class Runner(Keeper, Protocol):
+    """Runs steps, and keeps keys and values. Everything here is called on the engine's thread."""
 
     def prepare(self, row: Row) -> None:
         """Set up what a row needs for sampling. An error fails that request alone."""
@@ -27,7 +27,11 @@ class Runner(Protocol):
         ...
 
     def release(self, row: Row) -> None:
-        """Forget a row."""
+        """Forget a row: it has left its slot, and will not come back."""
+        ...
+
+    def reused(self) -> Reused:
+        """What ``reuse`` has brought so far. Any thread."""
         ...
 
     def recover(self) -> None:
@@ -47,6 +51,10 @@ class Tokenization(Protocol):
         """Without special tokens, and with nothing cleaned up."""
         ...
 
+    def token_text(self, token: int) -> str:
+        """A token alone, special ones too; marks for half characters."""
+        ...
+
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None: ...
 
     def to_json(self) -> bytes | None: ...
@@ -55,10 +63,12 @@ class Tokenization(Protocol):
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model that is warm: all that the loop needs to start. ``end_tokens``: ids that end an answer. ``memory``: asked for
-    statistics, on any thread."""
+    statistics, on any thread. ``check``: what this engine itself has to say about a request that is valid otherwise, in its caller's
+    thread; raises InvalidRequestError."""
 
     info: EngineInfo
     runner: Runner
     tokenization: Tokenization
     end_tokens: frozenset[int]
     memory: Callable[[], DeviceMemory | None] = host_memory
+    check: Callable[[EngineRequest], None] = lambda request: None  # noqa: ARG005  # most have nothing to say

@@ -1,148 +1,235 @@
 """Choosing tokens, for all rows at once.
 
-Order and meaning of the steps are those of transformers' logits processors: repetition penalty, temperature, top-k,
-top-p. The draw itself is by inversion, one uniform number per row from that row's own generator: so a seeded row gets
-the same numbers whatever runs beside it.
+Order and meaning of the steps are those of vLLM's sampler: logit bias; repetition, frequency and presence penalty; what is not allowed
+(ends before ``min_tokens``; what breaks the structure) is taken out; then the largest, or where the temperature is above 0:
+temperature, min-p, top-k, top-p and a draw. The draw is by inversion, one uniform number per row from that row's own
+generator: so a seeded row gets the same numbers whatever runs beside it.
+
+What depends on the set of rows alone is made when that set changes. A step waits for the device once, for its tokens; a
+second time only where a row's nucleus is wider than ``_CANDIDATES`` for the first time.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from worker.engine.protocol import SamplingParams
+from worker.engine import drawing
+from worker.engine.penalties import Biases, EarlyEnds, Penalties, Structures
+from worker.engine.row_sampling import RowSampling
 
-_CANDIDATES = 256  # enough for nearly every nucleus; rows for which it is not are sorted whole
-_SEEDS = 2**63
+_CANDIDATES = 256  # enough for nearly every nucleus
 _COLDEST = 1e-6  # below it float32 would divide by zero, and the answer has long been the greedy one
+_NUMBERS = 64  # uniform numbers put on the device at once
+_WHOLE, _NARROW, _WIDE = range(3)  # every token may come; the best few are looked at first; everything is, at once
+
+Index = torch.Tensor | slice
 
 
-class RowSampling:
-    """What one row needs to be sampled: its parameters, its generator, and the tokens it has seen."""
+class Sampler:
+    """Samples whatever rows it is given, and remembers what it made for them while they stay the same."""
 
-    def __init__(self, params: SamplingParams, index: int, prompt: Sequence[int]) -> None:
-        self.params = params
-        self._generator = torch.Generator()  # on the CPU always: the same seed gives the same numbers on every device
-        seed = secrets.randbits(63) if params.seed is None else (params.seed + index) % _SEEDS
-        self._generator.manual_seed(seed)
-        self._seen = torch.empty(0, dtype=torch.long)
-        self._count = 0
-        if params.repetition_penalty != 1.0:
-            self._seen = torch.empty(len(prompt) + params.max_tokens, dtype=torch.long)
-            self._seen[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
-            self._count = len(prompt)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._scratch = _Scratch(device)
+        self._rows: list[RowSampling] = []
+        self._batch: _Batch | None = None
 
-    @property
-    def seen(self) -> torch.Tensor:
-        """int64 ``[tokens so far]``; kept only where there is a repetition penalty."""
-        return self._seen[: self._count]
+    def sample(self, logits: torch.Tensor, rows: Sequence[RowSampling]) -> list[int | None]:
+        """One token per row; None where the row's logits are not finite numbers.
 
-    def draw(self) -> float:
-        """Uniform in [0, 1)."""
-        return float(torch.rand((), generator=self._generator))
-
-    def take(self, token: int) -> None:
-        if self._count < len(self._seen):
-            self._seen[self._count] = token
-            self._count += 1
+        logits: float32 ``[rows, vocab]``; not changed. The rows have taken their tokens when this returns.
+        """
+        rows = list(rows)
+        if self._batch is None or self._rows != rows:
+            self._rows, self._batch = rows, _Batch(rows, logits.shape[-1], self._scratch)
+        batch, self._batch = self._batch, None  # made anew after a step that raises
+        chosen = batch.choose(logits)
+        for row in rows:
+            row.taken += 1
+        self._batch = batch if batch.still_fits else None
+        return chosen
 
 
-def sample(logits: torch.Tensor, rows: Sequence[RowSampling]) -> list[int]:
-    """One token per row.
+class _Scratch:
+    """Tensors as large as the logits, kept: on a CPU a new one costs more in page faults than what is computed in it."""
 
-    logits: float32 ``[rows, vocab]``, each with a finite maximum; not changed.
-    """
-    logits = penalized(logits, rows)
-    chosen: list[int] = logits.argmax(dim=-1).tolist()
-    drawn = [at for at, row in enumerate(rows) if row.params.temperature > 0]
-    if drawn:
-        tokens = _draw(logits, [rows[at] for at in drawn], drawn)
-        for at, token in zip(drawn, tokens, strict=True):
-            chosen[at] = token
-    for row, token in zip(rows, chosen, strict=True):
-        row.take(token)
-    return chosen
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str, rows: int, vocab: int) -> torch.Tensor:
+        """float32 ``[rows, vocab]``, of any content."""
+        kept = self._tensors.get(name)
+        if kept is None or len(kept) < rows * vocab:
+            kept = self._tensors[name] = torch.empty(rows * vocab, device=self.device)
+        return kept[: rows * vocab].view(rows, vocab)
 
 
-def penalized(logits: torch.Tensor, rows: Sequence[RowSampling]) -> torch.Tensor:
-    """Repetition penalty: logits of seen tokens are divided by it where positive, else multiplied."""
-    at = [index for index, row in enumerate(rows) if row.params.repetition_penalty != 1.0]
-    if not at:
-        return logits
-    seen = torch.nn.utils.rnn.pad_sequence([rows[i].seen for i in at], batch_first=True, padding_value=-1)
-    seen = torch.where(seen < 0, seen[:, :1], seen).to(logits.device)
-    penalty = torch.tensor([[rows[i].params.repetition_penalty] for i in at], device=logits.device)
-    index = torch.tensor(at, device=logits.device)
-    some = logits[index]
-    scores = some.gather(1, seen)
-    scores = torch.where(scores < 0, scores * penalty, scores / penalty)
-    limit = torch.finfo(logits.dtype).max  # a penalty near 0 would make infinities, and their difference is no number
-    return logits.index_copy(0, index, some.scatter(1, seen, scores.clamp(-limit, limit)))
+class _Batch:
+    """A set of rows as tensors."""
+
+    def __init__(self, rows: list[RowSampling], vocab: int, scratch: _Scratch) -> None:
+        self.still_fits = True
+        self._scratch = scratch
+        device = scratch.device
+        biased = _where(rows, lambda row: bool(row.params.logit_bias))
+        penalized = _where(rows, lambda row: row.penalized)
+        # A matcher heeds min_tokens itself: where the structure is complete, nothing but an end is left.
+        early = _where(rows, lambda r: r.taken < r.params.min_tokens and bool(r.unwanted) and r.matcher is None)
+        self._structured = _where(rows, lambda row: row.matcher is not None)
+        # Sorted by how they draw, so that those of a kind are a slice.
+        drawn = sorted(_where(rows, lambda row: row.params.temperature > 0), key=lambda i: _kind(rows[i], vocab))
+        self._biases = Biases(rows, biased, device) if biased else None
+        self._penalties = Penalties(rows, penalized, device) if penalized else None
+        self._early_ends = EarlyEnds(rows, early, device) if early else None
+        self._structures = Structures(rows, self._structured, vocab, device) if self._structured else None
+        self._draws = _Draws([rows[i] for i in drawn], vocab, scratch) if drawn else None
+        self._drawn = _index(drawn, len(rows), device)
+        self._penalized = _index(penalized, len(rows), device)
+
+    def choose(self, logits: torch.Tensor) -> list[int | None]:
+        chosen = drawing.largest(logits)
+        # The largest is NaN if anything is, infinite if anything overflowed, and -inf if nothing is left.
+        finite = logits.gather(1, chosen.unsqueeze(1)).squeeze(1).isfinite()
+        scores = self._changed(logits)
+        if scores is not logits:
+            chosen = drawing.largest(scores)
+        if self._draws is None:
+            tokens, ok = torch.stack((chosen, finite)).tolist()
+        else:
+            chosen, (tokens, ok) = self._drawn_over(chosen, scores, finite, self._draws)
+        self._take(chosen, tokens)
+        return [token if good else None for token, good in zip(tokens, ok, strict=True)]
+
+    def _drawn_over(
+        self, chosen: torch.Tensor, scores: torch.Tensor, finite: torch.Tensor, draws: _Draws
+    ) -> tuple[torch.Tensor, list[list[int]]]:
+        """``chosen`` with the tokens of those that draw in their places; and the same and ``finite``, as lists."""
+        short = torch.zeros_like(chosen)
+        chosen[self._drawn], short[self._drawn] = draws.draw(scores, self._drawn, chosen[self._drawn])
+        tokens, ok, again = torch.stack((chosen, finite, short)).tolist()
+        if any(again):
+            chosen[self._drawn] = draws.draw_wide(short[self._drawn], chosen[self._drawn])
+            tokens = chosen.tolist()
+            self.still_fits = False
+        return chosen, [tokens, ok]
+
+    def _changed(self, logits: torch.Tensor) -> torch.Tensor:
+        steps = [
+            step for step in (self._biases, self._penalties, self._early_ends, self._structures) if step is not None
+        ]
+        if not steps:
+            return logits
+        scores = self._scratch("scores", *logits.shape).copy_(logits)
+        for step in steps:
+            step.apply(scores)
+        return scores
+
+    def _take(self, chosen: torch.Tensor, tokens: Sequence[int]) -> None:
+        if self._penalties is not None:
+            self._penalties.take(chosen[self._penalized].unsqueeze(1))
+        if self._early_ends is not None:
+            self._early_ends.take()
+        if self._structures is not None:
+            self._structures.take([tokens[at] for at in self._structured])
 
 
-def _draw(logits: torch.Tensor, rows: Sequence[RowSampling], at: Sequence[int]) -> list[int]:
-    """Tokens of the rows that sample; ``at`` are their places in ``logits``."""
-    device = logits.device
-    some = logits if len(at) == len(logits) else logits[torch.tensor(at, device=device)]
-    temperatures = torch.tensor([[max(row.params.temperature, _COLDEST)] for row in rows], device=device)
-    # A tiny temperature must not turn a large logit into infinity: only differences to the largest count.
-    some = ((some - some.amax(dim=-1, keepdim=True)) / temperatures).float()
-    uniforms = torch.tensor([[row.draw()] for row in rows], device=device)
-    tokens = torch.empty(len(rows), dtype=torch.long, device=device)
-    filtered = [i for i, row in enumerate(rows) if row.params.top_k > 0 or row.params.top_p < 1.0]
-    whole = sorted(set(range(len(rows))) - set(filtered))
-    if whole:
-        index = torch.tensor(whole, device=device)
-        tokens[index] = invert(torch.softmax(some[index], dim=-1), uniforms[index])
-    if filtered:
-        index = torch.tensor(filtered, device=device)
-        ids, probabilities = candidates(some[index], [rows[i].params for i in filtered])
-        tokens[index] = ids.gather(1, invert(probabilities, uniforms[index]).unsqueeze(1)).squeeze(1)
-    result: list[int] = tokens.tolist()
-    return result
+class _Draws:
+    """The rows that draw, sorted by ``_kind``."""
+
+    def __init__(self, rows: list[RowSampling], vocab: int, scratch: _Scratch) -> None:
+        self._rows = rows
+        self._scratch = scratch
+        params, device = [row.params for row in rows], scratch.device
+        top_k = [min(p.top_k or vocab, vocab) for p in params]
+        self._temperatures = _column([max(p.temperature, _COLDEST) for p in params], device)
+        self._min_p = _column([p.min_p for p in params], device) if any(p.min_p > 0 for p in params) else None
+        self._top_k = _column(top_k, device)
+        self._top_p = _column([p.top_p for p in params], device)
+        self._large_top_k = any(_CANDIDATES < k < vocab for k in top_k)
+        kinds = [_kind(row, vocab) for row in rows]
+        self._slices = [
+            slice(kinds.index(kind), kinds.index(kind) + kinds.count(kind)) if kind in kinds else None
+            for kind in (_WHOLE, _NARROW, _WIDE)
+        ]
+        self._width = min(_CANDIDATES, vocab)
+        self._probabilities = torch.empty(0)
+        self._uniforms = torch.empty(0)
+        self._used = _NUMBERS
+
+    def draw(self, scores: torch.Tensor, at: Index, top: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """scores: ``[all rows, vocab]``; at: where these rows are in it; top: the index of the largest of each. Returns a token for
+        each row, and 1 where it is not to be used since the row's nucleus is wider than was looked at."""
+        p = self._probabilities = self._weights(scores, at, top.unsqueeze(1))
+        uniforms = self._next_uniforms()
+        tokens, short = torch.empty_like(top), torch.zeros_like(top)
+        whole, narrow, wide = self._slices
+        if whole is not None:
+            tokens[whole] = drawing.invert(p[whole], uniforms[whole])
+        if narrow is not None:
+            weights, ids, beyond = drawing.nucleus(p[narrow], self._top_k[narrow], self._top_p[narrow], self._width)
+            tokens[narrow] = ids.gather(1, drawing.invert(weights, uniforms[narrow]).unsqueeze(1)).squeeze(1)
+            short[narrow] = beyond.long()
+        if wide is not None:
+            tokens[wide] = self._from_wide(wide, uniforms)
+        return tokens, short
+
+    def draw_wide(self, short: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """After ``draw``: ``tokens`` with those of the rows that were ``short`` drawn again."""
+        at = short.nonzero().squeeze(1)
+        for i in at.tolist():
+            self._rows[i].wide = True
+        tokens = tokens.clone()
+        tokens[at] = self._from_wide(at, self._uniforms[:, self._used - 1 : self._used])
+        return tokens
+
+    def _from_wide(self, at: Index, uniforms: torch.Tensor) -> torch.Tensor:
+        p = self._probabilities[at]
+        mask = self._scratch("mask", *p.shape)
+        weights = drawing.wide_nucleus(p, self._top_k[at] if self._large_top_k else None, self._top_p[at], mask)
+        return drawing.invert(weights, uniforms[at])
+
+    def _weights(self, scores: torch.Tensor, at: Index, top: torch.Tensor) -> torch.Tensor:
+        """Probabilities after the temperature, less what min-p leaves out."""
+        shape = len(self._rows), scores.shape[-1]
+        cooled, p = self._scratch("cooled", *shape), self._scratch("probabilities", *shape)
+        # A tiny temperature must not turn a large logit into infinity: only differences to the largest count.
+        if isinstance(at, slice):
+            torch.sub(scores, scores.gather(1, top), out=cooled)
+        else:
+            torch.index_select(scores, 0, at, out=cooled)
+            cooled.sub_(cooled.gather(1, top))
+        torch.softmax(cooled.div_(self._temperatures), dim=-1, out=p)
+        if self._min_p is not None:
+            p.mul_(torch.ge(p, self._min_p * p.gather(1, top), out=cooled))  # of floats, see drawing.py
+        return p
+
+    def _next_uniforms(self) -> torch.Tensor:
+        if self._used == _NUMBERS:
+            self._uniforms = torch.stack([row.uniforms(_NUMBERS) for row in self._rows])
+            self._uniforms = self._uniforms.to(self._scratch.device, non_blocking=True)
+            self._used = 0
+        self._used += 1
+        return self._uniforms[:, self._used - 1 : self._used]
 
 
-def candidates(scores: torch.Tensor, params: Sequence[SamplingParams]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Top-k then top-p (Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020).
-
-    scores: float32 ``[rows, vocab]``. Returns ids, int64 ``[rows, c]``, the most probable first, and their
-    probabilities, float32 ``[rows, c]``, 0 for those filtered out.
-    """
-    vocab = scores.shape[-1]
-    widest = max(min(p.top_k or _CANDIDATES, vocab) for p in params)
-    ids, probabilities, short = _nucleus(scores, params, min(vocab, widest))
-    if short:
-        ids, probabilities, _ = _nucleus(scores, params, vocab)
-    return ids, probabilities
+def _kind(row: RowSampling, vocab: int) -> int:
+    top_k = min(row.params.top_k or vocab, vocab)
+    if top_k == vocab and row.params.top_p == 1.0:
+        return _WHOLE
+    return _WIDE if row.wide or _CANDIDATES < top_k < vocab else _NARROW
 
 
-def _nucleus(
-    scores: torch.Tensor, params: Sequence[SamplingParams], width: int
-) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """As ``candidates``, among the ``width`` best; True when some row's nucleus may be wider than that."""
-    device, vocab = scores.device, scores.shape[-1]
-    best, ids = scores.topk(width, dim=-1)
-    top_k = torch.tensor([[min(p.top_k or vocab, vocab)] for p in params], device=device)
-    top_p = torch.tensor([[p.top_p] for p in params], device=device)
-    best = best.masked_fill(torch.arange(width, device=device) >= top_k, -torch.inf)
-    total = torch.where(top_k < vocab, best.logsumexp(-1, keepdim=True), scores.logsumexp(-1, keepdim=True))
-    probabilities = (best - total).exp()
-    reached = probabilities.cumsum(-1)
-    short = width < vocab and bool(((top_k > width) & (reached[:, -1:] < top_p)).any())
-    # A token stays while those before it have not reached top_p; the first always does.
-    probabilities = probabilities.masked_fill((reached - probabilities >= top_p) & (top_p < 1.0), 0.0)
-    return ids, probabilities, short
+def _where(rows: list[RowSampling], fits: Callable[[RowSampling], bool]) -> list[int]:
+    return [i for i, row in enumerate(rows) if fits(row)]
 
 
-def invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The index at which the running sum passes ``uniforms`` of the whole: int64 ``[rows]``.
+def _index(at: list[int], count: int, device: torch.device) -> Index:
+    """A slice, which copies nothing, for everybody in order."""
+    return slice(None) if at == list(range(count)) else torch.tensor(at, dtype=torch.long).to(device, non_blocking=True)
 
-    probabilities: ``[rows, n]``, need not add up to 1. uniforms: ``[rows, 1]`` in [0, 1).
-    """
-    sums = probabilities.cumsum(-1)
-    at = torch.searchsorted(sums, uniforms * sums[:, -1:], right=True).squeeze(1)
-    # Rounding may push the product to the very end; the last index with any probability is meant then.
-    last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(at, last)
+
+def _column(values: Sequence[float], device: torch.device) -> torch.Tensor:
+    return torch.tensor(values).unsqueeze(1).to(device, non_blocking=True)

@@ -79,6 +79,7 @@ class SlotEngine:
     def submit(self, request: EngineRequest, on_delta: OnDelta | None = None) -> Generation:
         loop = self._started_loop
         check_request(request, loop.model.info)
+        loop.model.check(request)
         return loop.submit(request, on_delta)
 
     def stats(self) -> EngineStats:

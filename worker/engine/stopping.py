@@ -15,14 +15,15 @@ class StopStrings:
         self._held = ""
         self.matched = False
 
-    def feed(self, text: str) -> str:
-        """The text that may be shown now. Once ``matched`` is True nothing more ever comes out."""
+    def feed(self, text: str, *, early: bool = False) -> str:
+        """The text that may be shown now. Once ``matched`` is True nothing more ever comes out. ``early``: a stop string that ends
+        in this text does not count."""
         if self.matched:
             return ""
         if not self._stops or not text:
             return text
         buffer = self._held + text
-        cut = self._first_match(buffer)
+        cut = None if early else self._first_match(buffer)
         if cut is not None:
             self.matched, self._held = True, ""
             return buffer[:cut]
@@ -36,7 +37,10 @@ class StopStrings:
         return held
 
     def _first_match(self, buffer: str) -> int | None:
-        matches = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
+        """Of those that end in the new text: what was held back may end with one that came too early."""
+        known = len(self._held)
+        starts = ((stop, buffer.find(stop, max(0, known - len(stop) + 1))) for stop in self._stops)
+        matches = [(at + len(stop), at) for stop, at in starts if at >= 0]
         return min(matches)[1] if matches else None
 
     def _undecided(self, buffer: str) -> int:

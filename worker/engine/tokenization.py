@@ -37,6 +37,7 @@ class ModelTokenization:
         self._encoder = _with_renamed_controls(self._backend, self._aliases)
         self._true_ids = self._map_ids()
         self._start = self._start_tokens()
+        self._token_texts: dict[int, str] = {}
 
     @property
     def has_chat_template(self) -> bool:
@@ -54,7 +55,13 @@ class ModelTokenization:
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def to_json(self) -> bytes | None:
+    def token_text(self, token: int) -> str:
+        text = self._token_texts.get(token)
+        if text is None:
+            text = self._token_texts[token] = str(self._backend.decode([token], skip_special_tokens=False))
+        return text
+
+    def to_json(self) -> bytes:
         return str(self._backend.to_str()).encode()
 
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:
