@@ -124,7 +124,7 @@ def test_a_row_without_numbers_ends_alone(paged: Callable[..., TransformersEngin
             output.logits[0, 1, 7] = float("nan")
         return output
 
-    runner.use(spoils_the_second)
+    runner.paged.use(spoils_the_second)
     first = submit(engine, (5, 6, 7), greedy(40), heard)
     assert heard.heard.wait(20)
     second = submit(engine, (9,) * 12, greedy(60))
@@ -141,14 +141,14 @@ def test_goes_on_after_a_step_that_raised(
     engine = paged("gpt2")
     before = run(engine, (5, 6, 7), greedy(10))
     runner = runner_of(engine)
-    network, calls = runner._network, iter([RuntimeError("out of memory")])
+    network, calls = runner.paged._network, iter([RuntimeError("out of memory")])
 
     def fails_once(**inputs: Any) -> Any:
         for error in calls:
             raise error
         return network(**inputs)
 
-    runner.use(fails_once)
+    runner.paged.use(fails_once)
     with pytest.raises(GenerationError):
         run(engine, (5, 6, 7), greedy(10))
     assert run(engine, (5, 6, 7), greedy(10)) == before
@@ -166,7 +166,7 @@ def test_compiled_it_says_the_same(
     try:
         assert "Compiled in" in caplog.text
         runner, misses = runner_of(engine), torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        assert runner._network is not runner.model
+        assert runner.paged._network is not runner.model
         for prompt, tokens in (((5,) * 30, 20), ((7, 8), 9), ((3,), 4)):
             together = [submit(engine, prompt, greedy(tokens + extra)) for extra in range(4)]
             for extra, handle in enumerate(together):

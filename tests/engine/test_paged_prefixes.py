@@ -86,10 +86,10 @@ def test_what_went_wrong_is_not_reused(start: Callable[..., TransformersEngine])
         output.logits.fill_(float("nan"))
         return output
 
-    runner.use(spoils)
+    runner.paged.use(spoils)
     with pytest.raises(GenerationError):
         ask(engine, TEXT)
-    runner.use(runner.model)
+    runner.paged.use(runner.model)
     result = ask(engine, TEXT)
     assert (result.completions, result.usage.cached_tokens) == (before.completions, 0)
 

@@ -121,8 +121,8 @@ def _build_runner(
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
-    if paged is not None or device.type == "cuda":
-        built = paged_build.build(config, weights, expected, context, paged or PagedOptions())
+    if (paged is not None or device.type == "cuda") and not config.deterministic:
+        built = paged_build.build(config, weights, expected, context, end_tokens(weights), paged or PagedOptions())
         if built is not None:
             return built
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
