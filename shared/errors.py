@@ -34,6 +34,7 @@
     ├── EngineError                   the model's side
     │   ├── ModelLoadError
     │   ├── GenerationError           this generation failed; others go on
+    │   │   └── EngineMemoryError     the device had no memory for it, even alone
     │   └── EngineStoppedError        the engine is draining or dead
     └── ConfigurationError            a setting or a deployment is wrong
 
@@ -267,6 +268,12 @@ class GenerationError(EngineError):
 
     code = "generation_failed"
     retryable = True
+
+
+class EngineMemoryError(GenerationError):
+    """The device has too little free memory for this request, even alone."""
+
+    code = "out_of_memory"
 
 
 class EngineStoppedError(EngineError):

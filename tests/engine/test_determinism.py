@@ -24,7 +24,7 @@ from worker.engine import memory, scheduler
 from worker.engine.deterministic import TILE
 from worker.engine.loading import load_weights, weights_digest
 from worker.engine.model_runner import ModelRunner
-from worker.engine.protocol import SamplingParams
+from worker.engine.protocol import EngineRequest, SamplingParams
 from worker.engine.transformers_engine import load_model
 
 VOCABULARY = 400
@@ -153,6 +153,23 @@ def test_after_a_preemption_the_logits_are_the_same_to_the_last_bit(
     assert seen.keys() == expected.keys()
     for key, numbers in expected.items():
         assert all(torch.equal(a, b) for a, b in zip(numbers, seen[key], strict=True)), key
+
+
+@pytest.mark.parametrize(("family", "kernels"), KINDS)
+def test_with_a_prefix_that_was_computed_before_the_logits_are_the_same_to_the_last_bit(
+    recorded: Any, family: str, kernels: bool
+) -> None:
+    """What another row computed, of its prompt in chunks and of its answer by decoding."""
+    engine, seen = recorded(family, deterministic=True, native_kernels=kernels)
+    prompt = tuple(random.Random(4).randrange(VOCABULARY) for _ in range(35))
+    first = engine.submit(EngineRequest(prompt, greedy(45), reuse_scope="a")).result(30)
+    longer = (*prompt, *first.completions[0].token_ids, 5, 6, 7)
+    reused = engine.submit(EngineRequest(longer, greedy(10), reuse_scope="a")).result(30)
+    assert reused.usage.cached_tokens == 64, "four whole blocks: two of the prompt, one mixed, one of the answer"
+    key = (longer, None, 0)
+    numbers = seen.pop(key)
+    assert run(engine, longer, greedy(10)).completions == reused.completions
+    assert all(torch.equal(a, b) for a, b in zip(numbers, seen[key], strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -60,7 +60,8 @@ class Run:
 @dataclass(slots=True)
 class Tile(PackedBatch):
     """``TILE`` tokens of a step. All that are real are in ``slots`` and ``positions``; ``spans`` are runs of one row within one
-    block, ``runs`` what the kernel can do in one call, ``chunks`` is empty. span_of, place_of: int64 ``[real tokens]``, each token's span and place in its block."""
+    block, ``runs`` what the kernel can do in one call, ``chunks`` is empty. span_of, place_of: int64 ``[real tokens]``, each token's span
+    and place in its block."""
 
     spans: tuple[PackedChunk, ...] = ()
     span_of: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -80,11 +81,12 @@ class TileRunner(ModelRunner):
         self, tokens: Sequence[int], positions: Sequence[int], batch: PackedBatch, wanted: Sequence[int]
     ) -> torch.Tensor:
         step = [Token(at, *of) for at, of in enumerate(zip(tokens, positions, _slots_of(batch), strict=True))]
-        ordered = _heads_last(step, set(wanted))
+        asked = set(wanted)
+        ordered = _heads_last(step, asked)
         logits: dict[int, torch.Tensor] = {}
         for first in range(0, len(ordered), TILE):
             tile = ordered[first : first + TILE]
-            keep = [place for place, token in enumerate(tile) if token.at in wanted]
+            keep = [place for place, token in enumerate(tile) if token.at in asked]
             found = self._forward_tile(tile, keep)
             logits |= {tile[place].at: row for place, row in zip(keep, found, strict=False)}
         return torch.stack([logits[at] for at in wanted])
@@ -116,6 +118,10 @@ class TileRunner(ModelRunner):
 
     def _sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> Sequence[int | Exception | None]:
         return [self._sample_alone(logits[at : at + 1], row) for at, row in enumerate(rows)]
+
+    def _tell(self, logits: torch.Tensor, rows: Sequence[Row], tokens: Sequence[int | Exception]) -> None:
+        for at in range(len(rows)):
+            super()._tell(logits[at : at + 1], rows[at : at + 1], tokens[at : at + 1])
 
 
 def _slots_of(batch: PackedBatch) -> list[int]:

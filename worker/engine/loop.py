@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
-from shared.errors import EngineStoppedError, GenerationError
+from shared.errors import EngineStoppedError
+from worker.engine.failures import generation_error, judge
 from worker.engine.generation import PendingGeneration
 from worker.engine.ledger import ledger_for
 from worker.engine.protocol import Delta, EngineRequest, EngineStats, FinishReason, OnDelta
@@ -125,7 +126,7 @@ class EngineLoop:
             for row in group.rows:
                 self.model.runner.prepare(row)
         except Exception as error:  # noqa: BLE001  # this request's caller gets it
-            self._fail(group, _generation_error("It could not be prepared", error))
+            self._fail(group, generation_error("It could not be prepared", error))
         else:
             self._scheduler.add(group)
 
@@ -136,13 +137,14 @@ class EngineLoop:
         self._end_if_finished(group)
 
     def _step(self, plan: StepPlan) -> list[int | Exception] | None:
-        """The sampled tokens, or None after a step that failed: its rows are failed too, and the engine goes on."""
+        """The sampled tokens, or None after a step that failed: whoever is to blame has failed too, and the engine goes on."""
         try:
             tokens = self.model.runner.step(plan)
         except Exception as error:
             logger.exception("A step of %d rows failed.", len(plan.rows))
-            self._fail_all([row.group for row in plan.rows], _generation_error("The step failed", error))
-            self._failed_steps += 1
+            verdict = judge(self._scheduler, plan, error)
+            self._fail_all(verdict.convicted, verdict.error)
+            self._failed_steps += not verdict.eased
             if self._failed_steps >= _MOST_FAILED_STEPS:
                 raise
             self.model.runner.recover()
@@ -157,7 +159,7 @@ class EngineLoop:
             if row.group.ended or row.finish_reason is not None:
                 continue
             if isinstance(token, Exception):
-                self._fail(row.group, _generation_error("No token could be chosen", token))
+                self._fail(row.group, generation_error("No token could be chosen", token))
                 continue
             self._take_token(row, token)
 
@@ -165,7 +167,7 @@ class EngineLoop:
         try:
             delta = row.accept(token, self.model.end_tokens)
         except Exception as error:  # noqa: BLE001  # this request's caller gets it
-            self._fail(row.group, _generation_error("Its tokens could not be turned into text", error))
+            self._fail(row.group, generation_error("Its tokens could not be turned into text", error))
             return
         self._tell(row.group, delta)
         if row.finish_reason is not None:
@@ -178,7 +180,7 @@ class EngineLoop:
         try:
             group.on_delta(delta)
         except BaseException as error:  # noqa: BLE001  # the caller's code: not even a SystemExit of it may end the loop
-            self._fail(group, _generation_error("Its listener raised", error))
+            self._fail(group, generation_error("Its listener raised", error))
 
     def _end_if_finished(self, group: RowGroup) -> None:
         if group.finished and not group.ended:
@@ -211,11 +213,3 @@ class EngineLoop:
             group.handle.fail(error)
         for group in groups:  # last, since whatever ended the loop may spoil this too
             self._scheduler.drop(group, sound=False)
-
-
-def _generation_error(what: str, cause: BaseException) -> GenerationError:
-    if isinstance(cause, GenerationError):
-        return cause
-    error = GenerationError(f"This generation failed. {what}: {type(cause).__name__}.")
-    error.__cause__ = cause
-    return error

@@ -20,6 +20,8 @@ from typing import Protocol
 from worker.engine.ledger import Ledger
 from worker.engine.sequence import Row, RowGroup
 
+LEAST_TOKENS = 16  # of a prompt in a step, where memory is short; fewer would not take noticeably less
+_CALM = 64  # steps without trouble, after which more is tried again
 _ROOM = 32  # tokens kept free for each row at an admission, or it would soon drive out the last one
 
 
@@ -105,6 +107,8 @@ class Scheduler:
     preemptions: int = 0
     _admitted: dict[RowGroup, None] = field(default_factory=dict)  # who has rows in the batch, the oldest first
     _gone: int = 0  # rows of the batch that left it, until the gaps are closed
+    _eased: int = 0  # how often rows and tokens of a step are halved now
+    _calm: int = 0  # steps since that changed
 
     @property
     def running(self) -> int:
@@ -131,7 +135,7 @@ class Scheduler:
         moves = self._close_gaps()
         chunks: list[Chunk] = []
         reused: list[Row] = []
-        budget, at = self.token_budget, self.decoding
+        budget, at = max(min(LEAST_TOKENS, self.token_budget), self.token_budget >> self._eased), self.decoding
         while budget > 0 and (at < len(self.batch) or self._admit()):
             chunks.append(self._next_chunk(self.batch[at], budget, reused))
             budget -= chunks[-1].end - chunks[-1].start
@@ -148,6 +152,12 @@ class Scheduler:
                 for row in chunk.siblings:
                     row.computed = chunk.end
                 self.decoding += len(chunk.rows)
+        if self.decoding == len(self.batch):
+            for group in self._admitted:
+                group.suspect = False
+        self._calm += 1
+        if self._calm >= _CALM:
+            self._eased, self._calm = max(0, self._eased - 1), 0
 
     def retire(self, row: Row, *, sound: bool) -> None:
         """Take a row out of the batch; a row that does not run is no error. ``sound``: see ``Keeper.vacate``."""
@@ -167,6 +177,17 @@ class Scheduler:
         for row in group.rows:
             self.retire(row, sound=sound)
 
+    def begin_again(self) -> list[RowGroup]:
+        """After a step that failed: everybody goes back to the front of the line, in order. Returns them, the oldest first."""
+        groups = list(self._admitted)
+        for group in reversed(groups):
+            self._put_back(group, sound=False)
+        return groups
+
+    def ease(self) -> None:
+        """Halve the rows and prompt tokens of a step, for a while; but one request with ``LEAST_TOKENS`` always runs."""
+        self._eased, self._calm = self._eased + 1, 0
+
     def _grow(self) -> None:
         """Memory for the token that each decoding row is about to add."""
         page = self.ledger.page
@@ -183,11 +204,14 @@ class Scheduler:
                     self._preempt(next(reversed(self._admitted)))
 
     def _preempt(self, group: RowGroup) -> None:
+        self._put_back(group, sound=True)
+        self.preemptions += 1
+
+    def _put_back(self, group: RowGroup, *, sound: bool) -> None:
         for row in group.rows:
-            self.retire(row, sound=True)
+            self.retire(row, sound=sound)
         group.preempted_at = time.perf_counter()
         self.waiting.appendleft(group)
-        self.preemptions += 1
 
     def _close_gaps(self) -> list[Copy]:
         """No slot between two rows stays empty. Returns the copies that this takes, in an order in which none overwrites
@@ -212,7 +236,9 @@ class Scheduler:
 
     def _fits(self, group: RowGroup) -> bool:
         rows = group.open_rows
-        if self.running + len(rows) > self.slots:
+        if self.running + len(rows) > (self.slots >> self._eased if self.running else self.slots):
+            return False
+        if any(other.suspect for other in self._admitted):
             return False
         needed = sum(self.ledger.pages(row.length) for row in rows)
         room = self.ledger.pages(_ROOM * (self.running + len(rows))) if self.running else 0

@@ -99,6 +99,7 @@ class Row:
 class RowGroup:
     """One request: its rows, its handle, and who wants to hear of new text. ``begun``: it was in the batch, if it is not now.
     ``cached_tokens``: of its prompt, not computed but reused when it began. ``preempted_at``: when it last had to leave the batch.
+    ``suspect``: it was in a step that failed, and has had no token since. ``beginnings``: after such steps, so far.
     ``prompt_chances``: of its prompt's tokens but the first, as far as they were computed, where ``prompt_logprobs`` was asked
     for."""
 
@@ -121,6 +122,8 @@ class RowGroup:
         self.submitted_at = time.perf_counter()
         self.first_token_at: float | None = None
         self.preempted_at: float | None = None
+        self.suspect = False
+        self.beginnings = 0
         self.rows = [Row(self, index, decode) for index in range(request.sampling.n)]
 
     @property
