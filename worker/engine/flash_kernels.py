@@ -143,4 +143,4 @@ def _scattered(lengths: list[int], used: list[int], page_size: int, device: torc
     starts_k = torch.cat((table[:, 0] * page_size, table.new_zeros(1)))
     starts_q = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
     lengths_k = torch.tensor(used, dtype=torch.int32, device=device)
-    return Part(0, sum(lengths), starts_q, lengths_k, table, starts_k, max(lengths), _LONGEST)
+    return Part(starts_q, lengths_k, table, starts_k, max(lengths), _LONGEST)

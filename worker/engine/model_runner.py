@@ -146,11 +146,11 @@ class ModelRunner:
             chunks.append(PackedChunk(chunk.row.slot, first, len(tokens), chunk.start, chunk.end))
             if chunk.completes:
                 wanted.append(len(tokens) - 1)
-        told = _told(plan)
+        asked = [len(lengths) + at for at in told(plan.chunks)]
         # With nothing to sample the model still wants one position to keep.
-        logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *told] or [0])
-        if told:
-            _tell_prompts(plan, logits[len(wanted) :])
+        logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *asked] or [0])
+        if asked:
+            tell_prompts(plan, logits[len(wanted) :])
         return logits[: len(wanted)]
 
     def _fork(self, plan: StepPlan) -> None:
@@ -223,18 +223,18 @@ def _to_tell(chunk: Chunk) -> range:
     return range(max(chunk.start, len(group.prompt_chances)), min(chunk.end, len(chunk.row.prompt) - 1))
 
 
-def _told(plan: StepPlan) -> list[int]:
-    """Packed tokens after which logits are needed for ``prompt_logprobs``."""
-    told: list[int] = []
-    first = len(plan.decoding)
-    for chunk in plan.chunks:
-        told += [first + at - chunk.start for at in _to_tell(chunk)]
+def told(chunks: Sequence[Chunk]) -> list[int]:
+    """Of the tokens of ``chunks``, one after the other, those after which logits are needed for ``prompt_logprobs``."""
+    found: list[int] = []
+    first = 0
+    for chunk in chunks:
+        found += [first + at - chunk.start for at in _to_tell(chunk)]
         first += chunk.end - chunk.start
-    return told
+    return found
 
 
-def _tell_prompts(plan: StepPlan, logits: torch.Tensor) -> None:
-    """logits: after each token of ``_told``."""
+def tell_prompts(plan: StepPlan, logits: torch.Tensor) -> None:
+    """logits: after each token of ``told``."""
     first = 0
     for chunk in plan.chunks:
         at, group = _to_tell(chunk), chunk.row.group

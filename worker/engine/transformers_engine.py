@@ -130,7 +130,7 @@ def _build_runner(
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
-    if paged is not None or device.type == "cuda":
+    if (paged is not None or device.type == "cuda") and not config.deterministic:
         built = paged_build.build(config, weights, expected, context, samplings, paged or PagedOptions())
         if built is not None:
             return built
