@@ -16,6 +16,7 @@ class EngineConfig:
     fits in kv_cache_bytes. token_budget: prompt tokens computed in one step; None chooses. threads: torch threads on a
     CPU; None is one for a small model and torch's choice for others. pack_weights: ``auto``, ``on`` or ``off`` (oneDNN's blocked layout, CPU only).
     kv_cache_bytes: memory for keys and values; None chooses from what the device has free.
+    adapters: names and folders of LoRA adapters in peft's format.
     echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
     """
 
@@ -30,5 +31,6 @@ class EngineConfig:
     threads: int | None = None
     pack_weights: str = "auto"
     kv_cache_bytes: int | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
     echo_token_delay_s: float = 0.0
     echo_context: int = 4096

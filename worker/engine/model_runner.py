@@ -10,6 +10,7 @@ import torch
 from shared.errors import GenerationError
 from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
 from worker.engine.logprobs import chances
+from worker.engine.lora import ActiveAdapters
 from worker.engine.row_sampling import RowSampling
 from worker.engine.sampler import Sampler
 from worker.engine.scheduler import Chunk, Copy, StepPlan
@@ -29,6 +30,7 @@ class ModelRunner:
         device: torch.device,
         end_tokens: frozenset[int] = frozenset(),
         structures: StructureCompiler | None = None,
+        adapters: ActiveAdapters | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
@@ -36,6 +38,7 @@ class ModelRunner:
         self.sampler = Sampler(device)
         self._end_tokens = end_tokens
         self._structures = structures
+        self._adapters = adapters or ActiveAdapters()
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
@@ -67,6 +70,7 @@ class ModelRunner:
             torch.cuda.empty_cache()
         for slot in range(self._slots_used):
             self.cache.clear(slot)
+        self._adapters.clear()
         logits = self.forward([0], [0], self.packed_batch([], [PackedChunk(0, 0, 1, 0, 1)]), [0])
         if not bool(torch.isfinite(logits.amax())):
             raise GenerationError("The model computes no numbers any more.")
@@ -114,6 +118,10 @@ class ModelRunner:
             if chunk.completes:
                 wanted.append(len(tokens) - 1)
         told = _told(plan)
+        if any(row.group.request.adapter for row in plan.rows):
+            self._adapters.set(_adapters_of_tokens(plan), self.device)
+        else:
+            self._adapters.clear()
         # With nothing to sample the model still wants one position to keep.
         logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *told] or [0])
         if told:
@@ -164,6 +172,14 @@ class ModelRunner:
             return self.sampler.sample(logits, [self._sampling[row]])[0]
         except Exception as error:  # noqa: BLE001  # handed to the loop, which fails this row with it
             return error
+
+
+def _adapters_of_tokens(plan: StepPlan) -> list[str | None]:
+    """The adapter of each packed token."""
+    names = [row.group.request.adapter for row in plan.decoding]
+    for chunk in plan.chunks:
+        names += [chunk.row.group.request.adapter] * (chunk.end - chunk.start)
+    return names
 
 
 def _to_tell(chunk: Chunk) -> range:

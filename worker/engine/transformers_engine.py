@@ -14,6 +14,7 @@ from worker.engine import attention, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
 from worker.engine.loading import LoadedWeights, load_weights
+from worker.engine.lora import ActiveAdapters, adapt, read_adapters
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.packing import pack_linears
@@ -56,6 +57,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         slots=capacity.slots,
         token_budget=capacity.token_budget,
         has_chat_template=bool(weights.tokenizer.chat_template),
+        adapters=tuple(name for name, _ in config.adapters),
     )
     memory = partial(device_memory, weights.device)
 
@@ -90,6 +92,7 @@ def _build_runner(
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
+    by_layer = read_adapters(model, config.adapters)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
     bytes_per_token = sum(shape.bytes_per_token for shape in expected.shapes)
     capacity, size = choose_capacity(config, context, bytes_per_token, device)
@@ -100,7 +103,9 @@ def _build_runner(
         size / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
     _use_slot_attention(model)
-    runner = ModelRunner(model, cache, device, end_tokens(weights), structures)
+    active = ActiveAdapters()
+    adapt(model, by_layer, active)
+    runner = ModelRunner(model, cache, device, end_tokens(weights), structures, active)
     probe.check(runner, model, expected)
     return runner, capacity
 
