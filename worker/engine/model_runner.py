@@ -10,6 +10,7 @@ import torch
 from shared.errors import GenerationError
 from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
 from worker.engine.logprobs import chances
+from worker.engine.lora import ActiveAdapters
 from worker.engine.native.decode import DecodeAttention
 from worker.engine.prefix_cache import PrefixCache
 from worker.engine.protocol import Reused
@@ -33,6 +34,7 @@ class ModelRunner:
         samplings: RowSamplings | None = None,
         kernel: DecodeAttention | None = None,
         prefix: PrefixCache | None = None,
+        adapters: ActiveAdapters | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
@@ -41,6 +43,7 @@ class ModelRunner:
         self.sampler = Sampler(device)
         self._samplings = samplings or RowSamplings()
         self._prefix = prefix
+        self._adapters = adapters or ActiveAdapters()
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
@@ -99,6 +102,7 @@ class ModelRunner:
             self._prefix.clear()
         for slot in range(self._slots_used):
             self.cache.clear(slot)
+        self._adapters.clear()
         logits = self.forward([0], [0], self.packed_batch([], [PackedChunk(0, 0, 1, 0, 1)]), [0])
         if not bool(torch.isfinite(logits.amax())):
             raise GenerationError("The model computes no numbers any more.")
@@ -147,6 +151,10 @@ class ModelRunner:
             if chunk.completes:
                 wanted.append(len(tokens) - 1)
         asked = [len(lengths) + at for at in told(plan.chunks)]
+        if any(row.group.request.adapter for row in plan.rows):
+            self._adapters.set(_adapters_of_tokens(plan), self.device)
+        else:
+            self._adapters.clear()
         # With nothing to sample the model still wants one position to keep.
         logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *asked] or [0])
         if asked:
@@ -213,6 +221,14 @@ def _lengths(plan: StepPlan) -> list[int]:
     for chunk in plan.chunks:
         lengths += [chunk.end] * len(chunk.rows)
     return lengths
+
+
+def _adapters_of_tokens(plan: StepPlan) -> list[str | None]:
+    """The adapter of each packed token."""
+    names = [row.group.request.adapter for row in plan.decoding]
+    for chunk in plan.chunks:
+        names += [chunk.row.group.request.adapter] * (chunk.end - chunk.start)
+    return names
 
 
 def _to_tell(chunk: Chunk) -> range:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import embedding
 from torch.nn.utils.rnn import pad_sequence
 
 from worker.engine.row_sampling import RowSampling
@@ -110,8 +111,11 @@ class Structures:
             assert row.matcher is not None
             row.matcher.fill(mask, row.unwanted if row.taken < row.params.min_tokens else ())
         masks = self._masks.to(scores.device, non_blocking=True).view(torch.uint8)
-        addends = self._addends[masks.int()].view(len(masks), -1)[:, : self._vocab]
-        scores.index_add_(0, self._at, addends)
+        addends = embedding(masks.int(), self._addends).view(len(masks), -1)[:, : self._vocab]
+        if len(masks) == len(scores):
+            scores.add_(addends)
+        else:
+            scores[self._at] = scores[self._at] + addends
 
     def take(self, tokens: Sequence[int]) -> None:
         """tokens: what each of these rows got."""

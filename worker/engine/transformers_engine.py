@@ -19,6 +19,7 @@ from worker.engine.deterministic import TileRunner
 from worker.engine.fingerprint import fingerprint
 from worker.engine.fusing import fuse_activations
 from worker.engine.loading import LoadedWeights, declared_ends, load_weights, weights_digest
+from worker.engine.lora import ActiveAdapters, adapt, read_adapters
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.native import decode
@@ -76,6 +77,7 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
         kv_tokens=capacity.kv_tokens,
         kv_page=capacity.kv_page,
         system_fingerprint=_fingerprint(config, weights, digest, runner, capacity),
+        adapters=tuple(name for name, _ in config.adapters),
     )
     memory = partial(device_memory, weights.device)
 
@@ -105,6 +107,7 @@ def _fingerprint(
         threads=torch.get_num_threads(),
         packing=config.pack_weights,
         kernel=runner.kernel is not None,
+        adapters=str(config.adapters),
         deterministic=config.deterministic,
         slots=None if config.deterministic else capacity.slots,
         token_budget=None if config.deterministic else capacity.token_budget,
@@ -130,10 +133,15 @@ def _build_runner(
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
-    if (paged is not None or device.type == "cuda") and not config.deterministic:
+    if (paged is not None or device.type == "cuda") and not config.deterministic and not config.adapters:
         built = paged_build.build(config, weights, expected, context, samplings, paged or PagedOptions())
         if built is not None:
             return built
+    if config.adapters and config.deterministic:
+        raise ModelLoadError(
+            "The deterministic mode does not know adapters yet. Set one of DETERMINISTIC and ADAPTERS."
+        )
+    by_layer = read_adapters(model, config.adapters)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
     fuse_activations(model)
     capacity = choose_capacity(config, context, expected.shapes, device)
@@ -152,8 +160,10 @@ def _build_runner(
     attention.register()
     deterministic.register()
     _use_attention(model, deterministic.ATTENTION if config.deterministic else attention.NAME)
+    active = ActiveAdapters()
+    adapt(model, by_layer, active)
     runner = (TileRunner if config.deterministic else ModelRunner)(
-        model, cache, device, samplings, _decode_kernel(config, weights), prefix
+        model, cache, device, samplings, _decode_kernel(config, weights), prefix, active
     )
     probe.check(runner, model, expected)
     if config.deterministic:
