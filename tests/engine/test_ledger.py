@@ -82,6 +82,22 @@ def test_what_cannot_work_at_all_is_refused() -> None:
         capacity(kv_cache_bytes=1000)
 
 
+def test_slots_of_a_gpu_must_fit_whole() -> None:
+    def whole(**values: Any) -> tuple[int, int]:
+        config = EngineConfig(**({"prefix_cache_bytes": 0} | values))
+        chosen = choose_capacity(config, 32_768, [SHAPE], torch.device("cuda"))
+        assert chosen.slots * chosen.context <= chosen.kv_tokens
+        return chosen.slots, chosen.context
+
+    assert whole(kv_cache_bytes=2**40) == (64, 32_768)
+    assert whole(kv_cache_bytes=128 * 2**20) == (64, 4096)
+    assert whole(kv_cache_bytes=20 * 2**20) == (20, 2048)
+    assert whole(kv_cache_bytes=20 * 2**20, max_context=20_480) == (2, 20_480)
+    assert whole(kv_cache_bytes=20 * 2**20, slots=5) == (5, 8192)
+    with pytest.raises(ModelLoadError, match="Lower the slots"):
+        whole(kv_cache_bytes=20 * 2**20, slots=16, max_context=4096)
+
+
 def test_a_page_is_what_the_system_gives() -> None:
     narrow = KeyValueShape(heads=8, key_dim=16, value_dim=16, dtype=torch.float32)
     assert choose_capacity(EngineConfig(), 256, [narrow], CPU).kv_page == 64

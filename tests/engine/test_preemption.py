@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from shared.errors import EngineStoppedError
 from tests.engine.conftest import FAMILIES, Listener, greedy, run, submit
+from tests.servers import until
 from worker.engine import memory, scheduler
 from worker.engine.generation import PendingGeneration
 from worker.engine.ledger import Ledger
-from worker.engine.protocol import Engine, EngineRequest, FinishReason, SamplingParams
+from worker.engine.protocol import Engine, EngineRequest, FinishReason, Grammar, SamplingParams, Structure
 from worker.engine.scheduler import Scheduler, StepPlan
 from worker.engine.sequence import Row, RowGroup
 
@@ -130,18 +131,19 @@ def test_never_over_the_memory_everyone_ends_and_nobody_is_overtaken(
 
 
 def jobs(count: int, seed: int) -> list[tuple[tuple[int, ...], SamplingParams]]:
-    """Greedy ones, seeded ones, with a repetition penalty, of several completions; each could be alone in memory."""
+    """Greedy ones, seeded ones, with penalties, with a structure, of several completions; each could be alone in memory."""
     dice = random.Random(seed)
     made = []
     for at in range(count):
-        n = (1, 3, 1, 1)[at % 4]
+        n = (1, 3, 1)[at % 3]
         prompt = tuple(dice.randrange(3, 300) for _ in range(dice.randint(1, 60 // n)))
         answer = dice.randint(80, 130) if n == 1 else 45
         params = [
-            greedy(answer, n=n),
+            greedy(answer, n=n, presence_penalty=0.5),
             SamplingParams(max_tokens=answer, seed=at, top_p=0.9, n=n, ignore_eos=True),
             greedy(answer, repetition_penalty=1.3, n=n, stop=("zzz",)),
-        ][at % 3]
+            greedy(answer, n=n, structure=Structure(Grammar.REGEX, "([a-f][0-9]){200}")),
+        ][at % 4]
         made.append((prompt, params))
     return made
 
@@ -176,6 +178,21 @@ def test_answers_are_the_same_with_and_without_preemption(
     assert sum(stats.token_gaps.counts) == gaps, "each token but the first of a row came after a gap"
 
 
+def test_log_probabilities_are_told_once(new_engine: Callable[..., Engine]) -> None:
+    engine = new_engine("gpt2", kv_cache_bytes=192 * 1024, prefix_cache_bytes=0, max_context=192)
+    params = greedy(150, logprobs=1, prompt_logprobs=1)
+    whole = run(engine, (5,) * 40, params)
+    first = Listener(hold=True)
+    handles = [submit(engine, (5,) * 40, params, first if at == 0 else None) for at in range(3)]
+    first.go.set()
+    results = [handle.result(30) for handle in handles]
+    assert engine.stats().preemptions > 0
+    for result in results:
+        assert result.completions[0].token_ids == whole.completions[0].token_ids
+        assert [place.chosen.token for place in result.completions[0].places or ()] == [*whole.completions[0].token_ids]
+        assert [place.chosen.token for place in result.prompt_places or ()] == [5] * 39
+
+
 @pytest.fixture(params=["echo", "gpt2"])
 def short(request: pytest.FixtureRequest, new_engine: Callable[..., Engine]) -> Engine:
     """Four slots, and memory for 192 tokens: two of the rows below."""
@@ -191,8 +208,7 @@ def test_a_preempted_request_can_be_canceled(short: Engine) -> None:
     assert first.heard.wait(20)
     youngest = submit(short, (5,) * 16, greedy(150), heard)
     first.go.set()
-    while short.stats().preemptions == 0 and not oldest.done():
-        pass
+    until(lambda: short.stats().preemptions > 0)
     youngest.cancel()
     (completion,) = youngest.result(30).completions
     assert completion.finish_reason is FinishReason.CANCELED

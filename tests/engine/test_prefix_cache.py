@@ -221,6 +221,9 @@ def test_answers_are_the_same_with_and_without_reuse(
     assert roomy.stats().reused.hits > 400
     assert tight.stats().preemptions > 0
     assert 0 < tight.stats().reused.held_bytes <= prefixes
+    for engine in (roomy, tight):
+        assert not runner_of(engine)._prefix._chains, "nothing stays of a request but what may be reused"
+        assert not runner_of(engine)._prefix._found
 
 
 def runner_of(engine: Any) -> Any:
