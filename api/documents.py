@@ -50,8 +50,8 @@ SECURITY_SCHEMES: dict[str, Any] = {
 }
 
 INVALID = (
-    "A field or parameter is not valid: `validation_error`, `model_not_found`, `context_length_exceeded`, "
-    "`invalid_cursor`, `idempotency_key_reused`."
+    "A field or parameter is not valid: `validation_error`, `model_not_found`, `adapter_not_found`, "
+    "`context_length_exceeded`, `invalid_cursor`, `idempotency_key_reused`."
 )
 ERROR_TEXT: Mapping[int, tuple[str, str, str]] = {
     400: ("Not well-formed: `malformed_request`, `malformed_json`, `unknown_mode`, `invalid_cursor` of a stream.", "malformed_json", "invalid_request_error"),
@@ -179,21 +179,28 @@ class DocumentedApp(OpenAPI):
             static_folder=None,
         )
         self._models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ErrorBody, "serialization")]
-        self._rendered: tuple[list[str], str] | None = None
+        self._rendered: tuple[tuple[list[str], list[str] | None], str] | None = None
 
     def describe(self, model: type[BaseModel], mode: JsonSchemaMode) -> None:
         """A model whose schema the document needs."""
         if (model, mode) not in self._models:
             self._models.append((model, mode))
 
-    def document(self, models: Sequence[str]) -> str:
-        """The whole document as JSON. ``models``: names that a client may give now. Kept until they change."""
-        if self._rendered is None or self._rendered[0] != list(models):
-            self._rendered = (list(models), json.dumps(self._render(models), ensure_ascii=False))
+    def document(self, models: Sequence[str], adapters: Sequence[str] | None) -> str:
+        """The whole document as JSON. ``models``, ``adapters``: names that a client may give now (None: any). Kept until they
+        change."""
+        names = (list(models), None if adapters is None else list(adapters))
+        if self._rendered is None or self._rendered[0] != names:
+            self._rendered = (names, json.dumps(self._render(*names), ensure_ascii=False))
         return self._rendered[1]
 
-    def _render(self, models: Sequence[str]) -> dict[str, Any]:
+    def _render(self, models: list[str], adapters: list[str] | None) -> dict[str, Any]:
         schemas: dict[str, Any] = models_json_schema(self._models, ref_template=REF)[1]["$defs"]
         for name in ("GenerateRequest", "BatchRequest", "BatchItem"):
-            schemas[name]["properties"]["model"]["anyOf"][0]["enum"] = list(models)
+            fields = schemas[name]["properties"]
+            fields["model"]["anyOf"][0]["enum"] = models
+            if adapters:
+                fields["adapter"]["anyOf"][0]["enum"] = adapters
+            elif adapters is not None:
+                del fields["adapter"]["anyOf"][0]
         return {**self.api_doc, "components": {**self.api_doc["components"], "schemas": schemas}}

@@ -30,6 +30,8 @@ from shared.errors import (
     UnknownModeError,
 )
 from shared.schemas import ErrorBody, ErrorDetail
+from shared.schemas.formats import FORMAT_TAGS
+from shared.schemas.requests import PROMPT_TAGS
 from shared.schemas.text import ANY_TEXT
 
 log = structlog.get_logger(__name__)
@@ -141,6 +143,9 @@ TYPES: Mapping[int, str] = MappingProxyType(
 )
 """The ``type`` of an error by its status; any other is ``invalid_request_error``."""
 
+NO_FIELDS = frozenset({"[key]", *PROMPT_TAGS, *FORMAT_TAGS})
+"""Parts of pydantic's paths that stand for its own choices, and for nothing in the body."""
+
 FRAMEWORK_CODES: Mapping[int, str] = MappingProxyType(
     {400: "malformed_request", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large",
      415: "unsupported_media_type"}
@@ -195,7 +200,7 @@ def _headers(error: SmartTextGenError, status: int) -> dict[str, str]:
 def of_validation(error: ValidationError) -> Response:
     """The answer to what pydantic found: the first of it, with the field's path. Never the value, it may be a prompt."""
     first = error.errors(include_url=False, include_input=False)[0]
-    path = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    path = ".".join(str(part) for part in first["loc"] if part not in NO_FIELDS)
     param = path or str(first.get("ctx", {}).get("param", "")) or None
     where = f"{param[:200]}: " if param else ""
     code = InvalidCursorError.code if param == "cursor" else ValidationFailedError.code

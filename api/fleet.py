@@ -62,6 +62,12 @@ class FleetView:
         """Models that may be named, the default one first."""
         return [self._default, *sorted(set(self._fleet.models) - {self._default})]
 
+    def adapters(self) -> list[str] | None:
+        """Adapters that may be named, of any model; None before the default model was announced: then its worker decides."""
+        if self._default not in self._fleet.models:
+            return None
+        return sorted({adapter for model in self._fleet.models.values() for adapter in model.adapters})
+
     def model(self, name: str) -> ModelInfo | None:
         """A model's announcement; None for the default one before it was announced. Raises: UnknownModelError."""
         known = name in self._fleet.models or name == self._default

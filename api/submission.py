@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +159,9 @@ class Submitter:
         if idempotency is None:
             return
         headers = {name: response.headers[name] for name in REPLAYED_HEADERS if name in response.headers}
-        kept = {"status": response.status_code, "headers": headers, "body": response.get_data(as_text=True)}
+        # Log-probabilities can make an answer megabytes, which are kept for a day.
+        body = base64.b85encode(zlib.compress(response.get_data())).decode()
+        kept = {"status": response.status_code, "headers": headers, "packed": body}
         try:
             self.store.complete_idempotent(idempotency.scope, json.dumps(kept))
         except UnavailableError as error:
@@ -168,7 +172,8 @@ def replay(receipt: R, rebuild: Callable[[R], Response]) -> Response:
     """The first request's answer again: the stored one, or the same one rebuilt from the receipt."""
     if receipt.response:
         kept: dict[str, Any] = json.loads(receipt.response)
-        response = Response(kept["body"], kept["status"], kept["headers"], mimetype="application/json")
+        body = zlib.decompress(base64.b85decode(kept["packed"]))
+        response = Response(body, kept["status"], kept["headers"], mimetype="application/json")
     else:
         response = rebuild(receipt)
     response.headers["Idempotent-Replayed"] = "true"

@@ -266,7 +266,7 @@ def _log(_options: argparse.Namespace, url: str, _folder: Path) -> dict[str, Any
     took, busy = [], time.process_time()
     for number in range(CALLS):
         began = time.perf_counter()
-        store.progress("bench", [Said(ref, 1, number, ((0, "some words "),)) for ref in refs])
+        store.progress("bench", [Said(ref, 1, number, (("0", "some words "),)) for ref in refs])
         took.append((time.perf_counter() - began) * 1000)
     stats = client.info("commandstats")["cmdstat_evalsha"]
     entry = client.memory_usage(f"{key_prefix(settings)}events:{refs[0]}", samples=0) / CALLS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 
 from shared.job import JobSpec
 
@@ -14,21 +15,29 @@ def cacheable(spec: JobSpec) -> bool:
     return spec.cache and (spec.temperature == 0 or spec.seed is not None)
 
 
+NOT_IN_KEY = frozenset(
+    {
+        # what the model reads of them is in the rendered prompt and its stop strings
+        "prompt", "prompt_token_ids", "mode", "stop",
+        # who asks, when it runs and what is kept of it
+        "user_id", "priority", "queue_timeout_s", "execution_timeout_s", "result_ttl_s", "cache", "metadata", "webhook", "webhook_events_filter",
+    }
+)  # fmt: skip
+"""Fields of a job that change nothing about its result. Every other one is in the key, also one that is added later."""
+
+ONLY_SAMPLED = frozenset({"top_p", "top_k", "min_p", "seed"})
+"""Fields that a greedy answer does not depend on."""
+
+
 def cache_key(spec: JobSpec, *, revision: str, prompt: Sequence[int], stop: Sequence[str]) -> str:
-    """A digest of all that the answer depends on.
+    """A digest of all that the result depends on: the tokens, and what is told of them.
 
     revision: the model's. prompt: token ids of the rendered prompt, so template, history and input are in it. The tenant
     is not: the store keeps each tenant's entries under a name of its own.
     """
-    greedy = spec.temperature == 0
-    sampling = {
-        "max_length": spec.max_length,
-        "temperature": spec.temperature,
-        "top_p": None if greedy else spec.top_p,
-        "top_k": None if greedy else spec.top_k,
-        "seed": None if greedy else spec.seed,
-        "repetition_penalty": spec.repetition_penalty,
-        "n": spec.n,
-    }
-    text = json.dumps([spec.model, revision, list(prompt), list(stop), sampling], sort_keys=True, ensure_ascii=False)
+    left_out = NOT_IN_KEY | (ONLY_SAMPLED if spec.temperature == 0 else set())
+    asked = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in left_out}
+    # An echo is the text that was given; two texts may be the same tokens.
+    given = [spec.prompt, bool(spec.prompt_token_ids)] if spec.echo else None
+    text = json.dumps([revision, list(prompt), list(stop), asked, given], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

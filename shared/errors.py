@@ -4,6 +4,7 @@
     ├── InvalidRequestError           the request itself is wrong; the same request will fail again
     │   ├── UnknownModeError
     │   ├── UnknownModelError
+    │   ├── UnknownAdapterError
     │   ├── ContextLengthError        prompt + max_length do not fit the model's context
     │   └── InvalidCursorError
     │       ├── ForeignCursorError    well-formed or not, this object never gave it out
@@ -33,6 +34,7 @@
     ├── EngineError                   the model's side
     │   ├── ModelLoadError
     │   ├── GenerationError           this generation failed; others go on
+    │   │   └── EngineMemoryError     the device had no memory for it, even alone
     │   └── EngineStoppedError        the engine is draining or dead
     └── ConfigurationError            a setting or a deployment is wrong
 
@@ -77,6 +79,12 @@ class UnknownModelError(InvalidRequestError):
     """That model does not exist."""
 
     code = "model_not_found"
+
+
+class UnknownAdapterError(InvalidRequestError):
+    """That adapter does not exist."""
+
+    code = "adapter_not_found"
 
 
 class ContextLengthError(InvalidRequestError):
@@ -260,6 +268,12 @@ class GenerationError(EngineError):
 
     code = "generation_failed"
     retryable = True
+
+
+class EngineMemoryError(GenerationError):
+    """The device has too little free memory for this request, even alone."""
+
+    code = "out_of_memory"
 
 
 class EngineStoppedError(EngineError):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
 class JobStatus(StrEnum):
@@ -72,10 +72,22 @@ class JobRef:
         return cls(tenant, job_id)
 
 
+class Structure(NamedTuple):
+    """What an answer has to match: ``grammar`` is ``json_schema`` or ``regex``, ``text`` the schema as JSON or the expression."""
+
+    grammar: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """What the client asked for, after validation and defaults. It never changes. ``webhook``: whom to tell of the events in
-    ``webhook_events_filter``."""
+    ``webhook_events_filter``.
+
+    prompt_token_ids: what the model is to read, in place of ``prompt`` (empty then), its mode and its conversation. logit_bias:
+    token ids and what is added, by rising ids. logprobs: None for none, else how many alternatives at each place. echo: the
+    prompt stands before each answer.
+    """
 
     prompt: str
     mode: str
@@ -89,6 +101,18 @@ class JobSpec:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    echo: bool = False
+    prompt_token_ids: tuple[int, ...] = ()
+    structure: Structure | None = None
+    adapter: str | None = None
     priority: Priority = Priority.NORMAL
     queue_timeout_s: int | None = None
     execution_timeout_s: int | None = None
@@ -100,27 +124,29 @@ class JobSpec:
 
     def to_json(self) -> str:
         """Compact JSON; fields that hold their default are left out, so that a record stays small."""
-        return json.dumps(
-            {name: value for name, value in self._plain().items() if value != _SPEC_DEFAULTS.get(name, ...)},
-            ensure_ascii=False,
-            separators=(",", ":"),
-        )
+        return json.dumps(self._given(), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         data: dict[str, Any] = json.loads(text)
-        for name in ("stop", "webhook_events_filter"):
+        for name in ("stop", "webhook_events_filter", "stop_token_ids", "prompt_token_ids"):
             data[name] = tuple(data.get(name, ()))
+        data["logit_bias"] = tuple((token, bias) for token, bias in data.get("logit_bias", ()))
+        if "structure" in data:
+            data["structure"] = Structure(*data["structure"])
         data["priority"] = Priority(data.get("priority", Priority.NORMAL))
         return cls(**data)
 
-    def _plain(self) -> dict[str, Any]:
-        """The fields as they are; ``asdict`` would copy each in depth, which counts in a batch of thousands."""
-        return {name: getattr(self, name) for name in _SPEC_NAMES}
+    def _given(self) -> dict[str, Any]:
+        """The fields that do not hold their default, as they are; ``asdict`` would copy each in depth, which counts in a batch
+        of thousands."""
+        values = {name: getattr(self, name) for name in _SPEC_NAMES}
+        return {name: value for name, value in values.items() if value != _SPEC_DEFAULTS.get(name, ...)}
 
     def fingerprint(self) -> str:
-        """A digest that is equal for equal specs: tells the same payload from another under one client-chosen id."""
-        canonical = json.dumps(self._plain(), ensure_ascii=False, sort_keys=True)
+        """A digest that is equal for equal specs: tells the same payload from another under one client-chosen id. A field that
+        comes with a later version changes none of those that were made before."""
+        canonical = json.dumps(self._given(), ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
@@ -132,11 +158,21 @@ _SPEC_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One completion of a job: text, and why it ended (``stop``, ``length``, ``canceled``)."""
+    """One completion of a job: text, and why it ended (``stop``, ``length``, ``canceled``). ``logprobs``: a place for each of its
+    tokens, packed (``shared.logprobs``), where they were asked for."""
 
     index: int
     text: str
     finish_reason: str
+    logprobs: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEcho:
+    """A prompt of token ids that stands before the answers: its text, and a place for each of its tokens, packed."""
+
+    text: str
+    logprobs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +186,18 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a job brought. ``cached``: a copy. ``system_fingerprint``: names what the tokens depend on beside the request, as the
+    engine that made them says it. ``echo``: only where it was asked for, of token ids."""
+
+    choices: tuple[Choice, ...] = ()
+    usage: Usage = Usage()
+    cached: bool = False
+    system_fingerprint: str = ""
+    echo: PromptEcho | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +241,8 @@ class Job:
     usage: Usage = Usage()
     error: JobError | None = None
     cached: bool = False
+    system_fingerprint: str = ""
+    echo: PromptEcho | None = None
     batch_id: str | None = None
     custom_id: str | None = None
     request_id: str | None = None
@@ -205,6 +255,11 @@ class Job:
     @property
     def id(self) -> str:
         return self.ref.id
+
+    @property
+    def result(self) -> Result:
+        """What it brought (so far nothing, before its end)."""
+        return Result(self.choices, self.usage, self.cached, self.system_fingerprint, self.echo)
 
     @property
     def output(self) -> str | None:
@@ -241,6 +296,12 @@ class Outcome:
     error: JobError | None = None
     cached: bool = False
     cache_key: str | None = None
+    system_fingerprint: str = ""
+    echo: PromptEcho | None = None
+
+    @property
+    def result(self) -> Result:
+        return Result(self.choices, self.usage, self.cached, self.system_fingerprint, self.echo)
 
     def __post_init__(self) -> None:
         if not self.status.ended:

@@ -20,6 +20,8 @@ DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 
 SENTINEL = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
 
+ADAPTER_PAIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}=.+")
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -48,12 +50,18 @@ class Settings(BaseSettings):
     model_id: str = Field(str(DEMO_MODEL), description="Folder with a Hugging Face model, or a hub id.")
     model_revision: str | None = Field(None, description="Hub revision (commit, tag, branch).")
     model_name: str | None = Field(None, description="The name that clients see. Default: from MODEL_ID.")
-    engine: Literal["transformers", "echo"] = Field("transformers", description="What runs the model.")
+    engine: Literal["transformers", "vllm", "echo"] = Field(
+        "transformers", description="What runs the model: the slot engine, vLLM, or an echo."
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto takes CUDA where there is one."
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="auto: float16 on CUDA (bfloat16 where the model asks for it), float32 on CPU."
+    )
+    adapters: CommaList = Field(
+        (),
+        description="LoRA adapters that jobs may ask for, NAME=FOLDER, comma-separated; all workers of a model have the same.",
     )
     engine_slots: int | None = Field(
         None,
@@ -70,8 +78,29 @@ class Settings(BaseSettings):
     engine_kv_cache_bytes: int | None = Field(
         None, ge=1, description="Memory for keys and values. Default: a share of what the device has free."
     )
+    engine_prefix_cache_bytes: int | None = Field(
+        None, ge=0, description="Of that, for beginnings that later prompts may share; 0: none. Default: an eighth."
+    )
     engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine. Default: torch's choice.")
     engine_pack_weights: Literal["auto", "on", "off"] = Field("auto", description="oneDNN weight packing on CPU.")
+    engine_native_kernels: bool = Field(
+        True, description="Our own C++ on CPU, built at the first start where there is a compiler; else torch's."
+    )
+    engine_native_kernels_dir: Path | None = Field(
+        None, description="A folder where those kernels may be built already."
+    )
+    deterministic: bool = Field(
+        False,
+        description="The same request with the same seed gives the same tokens whatever runs beside it, to the last bit. "
+        "Costs a part of the throughput (docs/glossary.md, deterministic mode).",
+    )
+    engine_vllm_gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="vLLM: share of the GPU's memory that it takes. Default: vLLM's own."
+    )
+    engine_vllm_tensor_parallel_size: int = Field(1, ge=1, description="vLLM: GPUs that one model is spread over.")
+    engine_vllm_enforce_eager: bool = Field(
+        False, description="vLLM: compile nothing and capture no CUDA graphs. Loads sooner, computes slower."
+    )
     echo_token_delay_s: float = Field(0.0, ge=0, description="Echo engine: seconds it takes over a token.")
 
     # --- the worker
@@ -123,7 +152,11 @@ class Settings(BaseSettings):
     )
     api_key_cache_s: float = Field(5.0, ge=0, le=60, description="Seconds that a looked-up API key is remembered.")
     cors_origins: CommaList = Field((), description="Origins that browsers may call from, comma-separated.")
-    max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters.")
+    max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, characters or token ids.")
+    token_id_prompts: bool = Field(
+        True, description="Prompts may be token ids, which go to the model without a mode's template."
+    )
+    max_logprobs: int = Field(20, ge=0, le=20, description="Most alternatives that logprobs may ask for at each place.")
     max_new_tokens: int = Field(500, ge=10, description="Ceiling of max_length, tokens.")
     max_batch_size: int = Field(10_000, ge=1, le=10_000, description="Most prompts in one batch.")
     max_wait_s: int = Field(60, ge=0, le=300, description="Longest long poll, seconds.")
@@ -189,11 +222,24 @@ class Settings(BaseSettings):
         description="Where traces go, by OTLP over HTTP, such as http://collector:4318. Needs the extra otel.",
     )
 
-    @field_validator("cors_origins", "webhook_allowlist", "metrics_tenants", "redis_sentinels", mode="before")
+    @field_validator(
+        "adapters", "cors_origins", "webhook_allowlist", "metrics_tenants", "redis_sentinels", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("adapters")
+    @classmethod
+    def _named_folders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [pair.partition("=")[0] for pair in value]
+        for name, pair in zip(names, value, strict=True):
+            if not ADAPTER_PAIR.fullmatch(pair):
+                raise ValueError(f"{pair!r} is not NAME=FOLDER, with a name of 1 to 64 of A-Z, a-z, 0-9, ., _ and -")
+            if names.count(name) > 1:
+                raise ValueError(f"{name} stands there twice")
         return value
 
     @field_validator("cors_origins")
@@ -232,6 +278,12 @@ class Settings(BaseSettings):
         if value < 3 * beat_s:
             raise ValueError(f"a lease must last for at least three beats (WORKER_BEAT_S={beat_s:g})")
         return value
+
+    @property
+    def adapter_folders(self) -> tuple[tuple[str, str], ...]:
+        """ADAPTERS as names and folders."""
+        pairs = (pair.partition("=") for pair in self.adapters)
+        return tuple((name, folder) for name, _, folder in pairs)
 
     @property
     def sentinel_addresses(self) -> list[tuple[str, int]]:

@@ -7,10 +7,12 @@ from math import ceil
 from typing import Any, cast, get_args
 from urllib.parse import quote
 
-from shared.job import Choice, Job, JobError, Turn, Usage
+from shared.job import Job, JobError, Result, Turn, Usage
 from shared.keys import ApiKey
+from shared.logprobs import Place, unpack
 from shared.schemas import (
     Accepted,
+    AlternativeView,
     BatchAccepted,
     BatchJob,
     BatchLinks,
@@ -25,8 +27,10 @@ from shared.schemas import (
     JobLinks,
     JobView,
     KeyView,
+    LogprobsView,
     NewKeyView,
     NewWebhookView,
+    TokenView,
     TurnView,
     UsageView,
     WebhookView,
@@ -105,8 +109,37 @@ def failure_view(error: JobError | None) -> FailureView | None:
     return None if error is None else FailureView(code=error.code, message=error.message, retryable=error.retryable)
 
 
-def choice_views(choices: Sequence[Choice]) -> list[ChoiceView]:
-    return [ChoiceView(index=c.index, text=c.text, finish_reason=c.finish_reason) for c in choices]
+def logprobs_view(places: Sequence[Place]) -> LogprobsView:
+    return LogprobsView(content=[_token_view(place) for place in places])
+
+
+def _token_view(place: Place) -> TokenView:
+    chosen = place.chosen
+    best = [
+        AlternativeView(token_id=each.token, token=each.text, logprob=each.logprob)
+        for each in place.best
+        if each.logprob is not None
+    ]
+    return TokenView(token_id=chosen.token, token=chosen.text, logprob=chosen.logprob, top_logprobs=best)
+
+
+def choice_views(result: Result, *, logprobs: bool = True) -> list[ChoiceView]:
+    """The completions, with the prompt before each where it is to stand there. logprobs: whether they are shown; they are large."""
+    before = unpack(result.echo.logprobs) if logprobs and result.echo and result.echo.logprobs else ()
+    prompt = result.echo.text if result.echo else ""
+    return [
+        ChoiceView(
+            index=choice.index,
+            text=prompt + choice.text,
+            finish_reason=choice.finish_reason,
+            logprobs=logprobs_view((*before, *unpack(choice.logprobs))) if logprobs and choice.logprobs else None,
+        )
+        for choice in result.choices
+    ]
+
+
+def _first_text(choices: Sequence[ChoiceView]) -> str | None:
+    return choices[0].text if choices else None
 
 
 def usage_view(usage: Usage) -> UsageView:
@@ -118,9 +151,10 @@ def usage_view(usage: Usage) -> UsageView:
     )
 
 
-def job_view(job: Job) -> JobView:
-    """A job in any state."""
+def job_view(job: Job, *, logprobs: bool = True) -> JobView:
+    """A job in any state. logprobs: whether they are shown, where they were asked for."""
     spec = job.spec
+    choices = choice_views(job.result, logprobs=logprobs)
     return JobView(
         id=job.id,
         status=job.status.value,
@@ -138,12 +172,14 @@ def job_view(job: Job) -> JobView:
         queue_time_ms=job.queue_time_ms,
         execution_time_ms=job.execution_time_ms,
         input=spec.prompt,
-        output=job.output,
-        choices=choice_views(job.choices),
+        input_token_ids=list(spec.prompt_token_ids) or None,
+        output=_first_text(choices),
+        choices=choices,
         history=turn_views(job.history),
         usage=usage_view(job.usage) if job.status.ended else None,
         error=failure_view(job.error),
         cached=job.cached,
+        system_fingerprint=job.system_fingerprint or None,
         cancel_requested=job.cancel_requested,
         metadata=dict(spec.metadata),
         batch_id=job.batch_id,
@@ -189,7 +225,9 @@ def batch_view(batch: Batch) -> BatchView:
             for job in jobs
         ],
         inputs=[job.spec.prompt for job in jobs] if jobs is not None and done else None,
-        outputs=[job.output for job in jobs] if jobs is not None and done else None,
+        outputs=[_first_text(choice_views(job.result, logprobs=False)) for job in jobs]
+        if jobs is not None and done
+        else None,
         history=[turn_views(job.history) for job in jobs] if jobs is not None and done else None,
     )
 
@@ -208,16 +246,18 @@ def _batch_fields(batch: Batch) -> dict[str, Any]:
 
 def batch_result_view(batch_id: str, result: BatchResult) -> BatchResultView:
     """A line of a batch's results."""
+    choices = choice_views(result.result)
     return BatchResultView(
         custom_id=result.custom_id,
         id=result.id,
         index=result.index,
         status=cast("Any", result.status.value),
-        output=result.choices[0].text if result.choices else None,
-        choices=choice_views(result.choices),
-        usage=usage_view(result.usage),
+        output=_first_text(choices),
+        choices=choices,
+        usage=usage_view(result.result.usage),
         error=failure_view(result.error),
-        cached=result.cached,
+        cached=result.result.cached,
+        system_fingerprint=result.result.system_fingerprint or None,
         finished_at=iso(result.finished_at),
         cursor=result_cursor(batch_id, result.place),
     )

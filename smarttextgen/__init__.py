@@ -27,6 +27,7 @@ from smarttextgen.errors import (
 )
 from smarttextgen.events import Ended, Output, Queued, Restarted, Started, StreamEvent, Transcript
 from smarttextgen.types import (
+    Alternative,
     ApiKey,
     Batch,
     BatchJob,
@@ -39,10 +40,12 @@ from smarttextgen.types import (
     Job,
     JobError,
     JobUrls,
+    Logprobs,
     Mode,
     Model,
     Page,
     ResultPage,
+    TokenLogprob,
     Turn,
     Usage,
     WebhookEndpoint,
@@ -54,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APIError",
+    "Alternative",
     "ApiKey",
     "AuthenticationError",
     "Batch",
@@ -75,6 +79,7 @@ __all__ = [
     "JobError",
     "JobFailedError",
     "JobUrls",
+    "Logprobs",
     "Mode",
     "Model",
     "NotFoundError",
@@ -89,6 +94,7 @@ __all__ = [
     "SmartTextGenError",
     "Started",
     "StreamEvent",
+    "TokenLogprob",
     "Transcript",
     "Turn",
     "UnavailableError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from smarttextgen.decode import decode
@@ -27,22 +27,23 @@ class Batches:
 
     def create(
         self,
-        prompts: Iterable[str | BatchRequest],
+        prompts: Iterable[str | Sequence[int] | BatchRequest],
         *,
         idempotency_key: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Batch:
-        """Queue many prompts, all or none. An item is a prompt or a request of its own ({custom_id, prompt, …}).
+        """Queue many prompts, all or none. An item is a prompt (text or token ids) or a request of its own ({custom_id,
+        prompt, …}).
 
         ``options`` hold for plain prompts, and for requests where these say nothing. Repeats with the same
         ``idempotency_key`` make no second batch.
         """
         items = list(prompts)
         body: dict[str, Any] = given(options)
-        if all(isinstance(item, str) for item in items):
-            body["prompts"] = items
+        if any(isinstance(item, Mapping) for item in items):
+            body["requests"] = [given(item) if isinstance(item, Mapping) else {"prompt": item} for item in items]
         else:
-            body["requests"] = [{"prompt": item} if isinstance(item, str) else given(item) for item in items]
+            body["prompts"] = items
         return decode(Batch, self._transport.create("/api/generate_batch", body, idempotency_key))
 
     def get(self, batch_id: str) -> Batch:

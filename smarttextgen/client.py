@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -66,9 +66,12 @@ class Client:
 
     # --- jobs
 
-    def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[GenerateOptions]) -> Job:
-        """Queue a prompt; returns the queued job. Repeats with the same ``idempotency_key`` make no second job."""
-        body = {"prompt": prompt, **given(options)}
+    def submit(
+        self, prompt: str | Sequence[int], *, idempotency_key: str | None = None, **options: Unpack[GenerateOptions]
+    ) -> Job:
+        """Queue a prompt, text or token ids; returns the queued job. Repeats with the same ``idempotency_key`` make no second
+        job."""
+        body = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **given(options)}
         return decode(Job, self._transport.create("/api/generate", body, idempotency_key))
 
     def get(self, job_id: str, wait: float | None = None) -> Job:
@@ -101,7 +104,9 @@ class Client:
         job_id = job if isinstance(job, str) else job.id
         return JobStream(self._transport, job_id, starting_after, timeout).events()
 
-    def generate(self, prompt: str, *, timeout: float | None = None, **options: Unpack[GenerateOptions]) -> Job:
+    def generate(
+        self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Job:
         """Submit, wait, return the succeeded job.
 
         Raises: JobFailedError when it ended otherwise, WaitTimeoutError.

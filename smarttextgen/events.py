@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from smarttextgen.types import Job
+from smarttextgen.types import Job, Logprobs, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class Restarted:
 
 @dataclass(frozen=True)
 class Output:
-    """More text of choice ``index``."""
+    """More text of choice ``index``, and the tokens that it is made of where ``logprobs`` was asked for."""
 
     id: int
     index: int = 0
     delta: str = ""
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Transcript:
     def __init__(self) -> None:
         self.job: Job | None = None
         self._pieces: dict[int, list[str]] = {}
+        self._tokens: dict[int, list[TokenLogprob]] = {}
 
     @classmethod
     def of(cls, events: Iterable[StreamEvent]) -> Self:
@@ -72,11 +74,18 @@ class Transcript:
     def add(self, event: StreamEvent) -> None:
         if isinstance(event, Output):
             self._pieces.setdefault(event.index, []).append(event.delta)
+            if event.logprobs is not None:
+                self._tokens.setdefault(event.index, []).extend(event.logprobs.content)
         elif isinstance(event, Restarted):
             self._pieces.clear()
+            self._tokens.clear()
         elif isinstance(event, Ended):
             self.job = event.job
 
     def text(self, index: int = 0) -> str:
         """The text so far of choice ``index``."""
         return "".join(self._pieces.get(index, ()))
+
+    def tokens(self, index: int = 0) -> tuple[TokenLogprob, ...]:
+        """The tokens so far of choice ``index``, where ``logprobs`` was asked for."""
+        return tuple(self._tokens.get(index, ()))

@@ -21,7 +21,8 @@ WebhookEventType = Literal[
 
 
 class GenerateOptions(TypedDict, total=False):
-    """What may go with a prompt; None counts as not given."""
+    """What may go with a prompt; None counts as not given. ``response_format`` is OpenAI's: {"type": "json_schema",
+    "json_schema": {"schema": …}}, {"type": "json_object"}, and {"type": "regex", "regex": …}."""
 
     user_id: str | None
     mode: str | None
@@ -34,6 +35,17 @@ class GenerateOptions(TypedDict, total=False):
     seed: int | None
     stop: list[str] | None
     n: int | None
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | None
+    stop_token_ids: list[int] | None
+    min_tokens: int | None
+    ignore_eos: bool | None
+    logprobs: int | None
+    echo: bool | None
+    response_format: Mapping[str, Any] | None
+    adapter: str | None
     priority: Priority | None
     queue_timeout_s: int | None
     execution_timeout_s: int | None
@@ -45,10 +57,10 @@ class GenerateOptions(TypedDict, total=False):
 
 
 class BatchRequest(GenerateOptions, total=False):
-    """One request of a batch."""
+    """One request of a batch. ``prompt``: text, or token ids."""
 
     custom_id: str
-    prompt: str
+    prompt: str | list[int]
 
 
 @dataclass(frozen=True)
@@ -71,12 +83,40 @@ class JobError:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A token that could have stood in a place; ``logprob`` is the natural logarithm of its probability."""
+
+    token_id: int = 0
+    token: str = ""
+    logprob: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of a text. ``logprob`` is None for the first token of a prompt, ``top_logprobs`` are the likeliest in its place."""
+
+    token_id: int = 0
+    token: str = ""
+    logprob: float | None = None
+    top_logprobs: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """The tokens of a text, in order."""
+
+    content: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class Choice:
-    """One of the ``n`` answers; ``finish_reason`` is stop or length."""
+    """One of the ``n`` answers; ``finish_reason`` is stop or length. ``logprobs``: where they were asked for, and not in lists,
+    webhooks and the end of a stream."""
 
     index: int = 0
     text: str = ""
     finish_reason: str | None = None
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +141,8 @@ class JobUrls:
 
 @dataclass(frozen=True)
 class Job:
-    """A job. ``output`` is the first choice's text; ``eta_seconds`` and ``queue_position`` are there while it waits."""
+    """A job. ``output`` is the first choice's text; ``eta_seconds`` and ``queue_position`` are there while it waits. ``input`` is
+    empty for a prompt of token ids, which are in ``input_token_ids``."""
 
     id: str
     status: str = "queued"
@@ -119,12 +160,14 @@ class Job:
     queue_time_ms: float | None = None
     execution_time_ms: float | None = None
     input: str | None = None
+    input_token_ids: tuple[int, ...] = ()
     output: str | None = None
     choices: tuple[Choice, ...] = ()
     history: tuple[Turn, ...] = ()
     usage: Usage | None = None
     error: JobError | None = None
     cached: bool = False
+    system_fingerprint: str | None = None
     cancel_requested: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     batch_id: str | None = None
@@ -190,6 +233,7 @@ class BatchResult:
     usage: Usage | None = None
     error: JobError | None = None
     cached: bool = False
+    system_fingerprint: str | None = None
     finished_at: str | None = None
     cursor: str | None = None
 
@@ -238,6 +282,8 @@ class Model:
     engine: str | None = None
     device: str | None = None
     dtype: str | None = None
+    vocab_size: int | None = None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,15 @@ def engine_from(settings: Settings) -> Engine:
             token_budget=settings.engine_token_budget,
             threads=settings.engine_threads,
             kv_cache_bytes=settings.engine_kv_cache_bytes,
+            prefix_cache_bytes=settings.engine_prefix_cache_bytes,
             pack_weights=settings.engine_pack_weights,
+            native_kernels=settings.engine_native_kernels,
+            native_kernels_dir=str(settings.engine_native_kernels_dir) if settings.engine_native_kernels_dir else None,
+            deterministic=settings.deterministic,
+            adapters=settings.adapter_folders,
+            gpu_memory_utilization=settings.engine_vllm_gpu_memory_utilization,
+            tensor_parallel_size=settings.engine_vllm_tensor_parallel_size,
+            enforce_eager=settings.engine_vllm_enforce_eager,
             echo_token_delay_s=settings.echo_token_delay_s,
         )
     )

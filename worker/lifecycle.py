@@ -157,6 +157,8 @@ class Worker:
             context_length=info.context_length,
             tokenizer_digest=digest,
             mode_tokens=prompts.overheads(),
+            vocab_size=info.vocab_size,
+            adapters=info.adapters,
         )
         return WorkerInfo(self.id, model, info.slots, "ready", socket.gethostname(), os.getpid())
 

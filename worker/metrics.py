@@ -153,6 +153,16 @@ class EngineCollector(Collector):
         )
         yield self._counter("vllm:prompt_tokens", "Prompt tokens computed.", stats.prompt_tokens)
         yield self._counter("vllm:generation_tokens", "Tokens generated.", stats.generated_tokens)
+        yield self._counter(
+            "vllm:num_preemptions", "Times a request left the batch because memory was short.", stats.preemptions
+        )
+        yield self._counter(
+            "vllm:prefix_cache_queries", "Prompt tokens that may have been computed before.", stats.reused.queries
+        )
+        yield self._counter("vllm:prefix_cache_hits", "Those that had been, and were not again.", stats.reused.hits)
+        yield self._gauge(
+            "textgen_prefix_cache_bytes", "Keys and values kept for prompts to come.", stats.reused.held_bytes
+        )
         yield self._counter("textgen_engine_steps", "Steps of the engine.", stats.steps)
         gaps = stats.token_gaps
         if gaps.counts:

@@ -8,15 +8,17 @@ again after an outage of Redis without being logged twice; what was not told whe
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import structlog
 
 from shared.errors import StoreUnavailableError
 from shared.job import JobRef
-from shared.store.events import Said
+from shared.store.events import Entry, Said, entry_of
 from shared.store.protocol import JobStore
 from worker.background import Background
 from worker.engine.protocol import Delta
+from worker.places import place_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -35,23 +37,23 @@ class Speech:
         self._attempt = attempt
         self._lock = threading.Lock()
         self._begun = False
-        self._new: dict[int, list[str]] = {}
-        self._entries: list[tuple[int, str]] = []
+        self._new: dict[int, list[Delta]] = {}
+        self._entries: list[Entry] = []
         self._logged = 0
 
     def say(self, delta: Delta) -> None:
         """New text of the engine. Returns at once."""
-        if not delta.text:
+        if not delta.text and not delta.places:
             return
         with self._lock:
-            self._new.setdefault(delta.index, []).append(delta.text)
+            self._new.setdefault(delta.index, []).append(delta)
             begun, self._begun = self._begun, True
         self._publisher.wake(urgent=not begun)
 
     def untold(self) -> Said | None:
         """What is not known to be in the log; None where all of it is."""
         with self._lock:
-            self._entries += [(index, "".join(texts)) for index, texts in self._new.items()]
+            self._entries += [_entry(index, deltas) for index, deltas in self._new.items()]
             self._new = {}
             entries = tuple(self._entries[self._logged :])
             return Said(self._ref, self._attempt, self._logged, entries) if entries else None
@@ -65,6 +67,12 @@ class Speech:
         """Nothing more is said, or told from here. Returns what goes along with the end."""
         self._publisher.forget(self)
         return self.untold()
+
+
+def _entry(index: int, deltas: Sequence[Delta]) -> Entry:
+    """What was said of a completion since the last entry, as one."""
+    places = [place_of(place) for delta in deltas for place in delta.places]
+    return entry_of(index, "".join(delta.text for delta in deltas), places)
 
 
 class Publisher(Background):

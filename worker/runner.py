@@ -14,14 +14,16 @@ import tenacity
 
 from shared.cache import cache_key, cacheable
 from shared.errors import EngineStoppedError, SmartTextGenError, StoreUnavailableError
-from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.job import Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Usage
+from shared.logprobs import unpack
 from shared.spans import NoTraces, Span, Traces
-from shared.store.events import Said
+from shared.store.events import Said, entry_of
 from shared.store.protocol import Claim, Finished, Hint, JobStore, Stop
-from worker.engine.protocol import Engine, EngineRequest, EngineResult, FinishReason, Generation, SamplingParams
+from worker.engine.protocol import Delta, Engine, EngineRequest, EngineResult, Generation
 from worker.metrics import Watch, WorkerMetrics
 from worker.prompts import Prompt, PromptBuilder
 from worker.publisher import Publisher, Speech
+from worker.results import outcome_of, sampling_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -187,7 +189,17 @@ class Runner:
         if hit:
             return hit
         attempt.watch.submitted()
-        generation = self._engine.submit(EngineRequest(prompt.ids, _sampling(job.spec, prompt)), attempt.speech.say)
+        request = EngineRequest(
+            prompt.ids,
+            sampling_of(job.spec, prompt),
+            adapter=job.spec.adapter,
+            reuse_scope=job.ref.tenant,
+            shared_tokens=prompt.shared_tokens,
+        )
+        if prompt.echo:
+            for index in range(job.spec.n):
+                attempt.speech.say(Delta(index, prompt.echo, 0))
+        generation = self._engine.submit(request, attempt.speech.say)
         with self._lock:
             attempt.generation = generation
             stopped = attempt.stopped
@@ -195,7 +207,7 @@ class Runner:
             generation.cancel()
         result = self._result(job.ref, generation, job.spec.execution_timeout_s)
         attempt.watch.generated(result.first_token_s)
-        return _outcome(result, key, attempt.stopped)
+        return outcome_of(result, prompt, key, attempt.stopped, self._engine.info.system_fingerprint)
 
     def _result(self, ref: JobRef, generation: Generation, timeout_s: int | None) -> EngineResult:
         """Wait for the end; a job that outlasts its own limit is stopped within a step of it."""
@@ -214,9 +226,16 @@ class Runner:
             return None
         if hit is None:
             return None
-        choices, usage = hit
-        whole = Usage(usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens)
-        return Outcome(JobStatus.SUCCEEDED, choices, whole, cached=True, cache_key=key)
+        usage = Usage(hit.usage.prompt_tokens, hit.usage.completion_tokens, hit.usage.prompt_tokens)
+        return Outcome(
+            JobStatus.SUCCEEDED,
+            hit.choices,
+            usage,
+            cached=True,
+            cache_key=key,
+            system_fingerprint=hit.system_fingerprint,
+            echo=hit.echo,
+        )
 
     def _cache_key(self, spec: JobSpec, prompt: Prompt) -> str | None:
         if not cacheable(spec):
@@ -252,32 +271,14 @@ class Runner:
             generation.cancel()
 
 
-def _sampling(spec: JobSpec, prompt: Prompt) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=spec.max_length,
-        temperature=spec.temperature,
-        top_k=spec.top_k,
-        top_p=spec.top_p,
-        repetition_penalty=spec.repetition_penalty,
-        seed=spec.seed,
-        stop=prompt.stop,
-        n=spec.n,
-    )
-
-
-def _outcome(result: EngineResult, key: str | None, stopped: Stop | None) -> Outcome:
-    """What a generation brought. Canceled or expired where any of its completions was stopped short."""
-    choices = tuple(Choice(c.index, c.text, c.finish_reason.value) for c in result.completions)
-    canceled = any(c.finish_reason is FinishReason.CANCELED for c in result.completions)
-    usage = Usage(result.usage.prompt_tokens, result.usage.completion_tokens, result.usage.cached_tokens)
-    end = JobStatus.EXPIRED if stopped is Stop.EXPIRED else JobStatus.CANCELED
-    status = end if canceled else JobStatus.SUCCEEDED
-    return Outcome(status, choices, usage, cache_key=None if canceled else key)
-
-
 def _whole(job: Job, outcome: Outcome) -> Said:
     """A stored result as if it was just said."""
-    entries = tuple((choice.index, choice.text) for choice in outcome.choices if choice.text)
+    before = outcome.echo.text if outcome.echo else ""
+    entries = tuple(
+        entry_of(choice.index, before + choice.text, unpack(choice.logprobs) if choice.logprobs else ())
+        for choice in outcome.choices
+        if before or choice.text or choice.logprobs
+    )
     return Said(job.ref, job.attempt, 0, entries)
 
 

@@ -8,7 +8,11 @@ let asked = null;
 // {prompt: {maxLength}, max_length: {minimum, maximum, default}}; the usual ones where the document cannot be read.
 export function limits() {
   asked ??= get("/openapi.json").then(
-    (document) => ({ ...USUAL, ...document.components.schemas.GenerateRequest.properties }),
+    (document) => {
+      const found = { ...USUAL, ...document.components.schemas.GenerateRequest.properties };
+      const text = found.prompt.oneOf?.find((kind) => kind.type === "string"); // beside token ids
+      return text ? { ...found, prompt: text } : found;
+    },
     () => {
       asked = null; // next time, perhaps
       return USUAL;

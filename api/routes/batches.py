@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from flask import Response
 
@@ -46,6 +46,9 @@ from shared.views import (
     batch_view,
     retry_after,
 )
+
+PIECE = 64 * 1024
+"""Characters of results that are sent at a time."""
 
 EXAMPLE = """\
 {"custom_id":"row-7","id":"job_0b54d2f0c2a94a4db60a5fd41c3eae2d","index":7,"status":"succeeded","output":"Rooibos.", … }
@@ -120,10 +123,11 @@ def _job(body: BatchRequest, index: int, item: BatchItem) -> NewJob:
     try:
         return NewJob(new_id("job"), services().admission.spec(item), item.custom_id)
     except InvalidRequestError as error:
-        if body.requests and error.param in body.requests[index].model_fields_set:
+        field, dot, inside = (error.param or "").partition(".")
+        if body.requests and field in body.requests[index].model_fields_set:
             error.param = f"requests.{index}.{error.param}"
-        elif error.param == "prompt":
-            error.param = f"prompts.{index}"
+        elif field == "prompt":
+            error.param = f"prompts.{index}{dot}{inside}"
         raise
 
 
@@ -185,11 +189,25 @@ def _lines(store: JobStore, tenant: str, batch_id: str, page: BatchResults, limi
     last = page.last
     while True:
         rows = [row for row in page.rows if row.place <= last]
-        yield "".join(f"{batch_result_view(batch_id, row).model_dump_json()}\n" for row in rows)
+        yield from joined(f"{batch_result_view(batch_id, row).model_dump_json()}\n" for row in rows)
         limit -= len(rows)
         if not rows or rows[-1].place == last or limit == 0:
             return
         page = store.batch_results(tenant, batch_id, rows[-1].place, limit)
+
+
+def joined(lines: Iterable[str]) -> Iterator[str]:
+    """Lines in pieces that are worth sending: a line alone is small, unless it holds log-probabilities."""
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size >= PIECE:
+            yield "".join(held)
+            held, size = [], 0
+    if held:
+        yield "".join(held)
 
 
 def cancel_batch(path: BatchPath) -> Response:

@@ -46,4 +46,6 @@ def _model(name: str) -> ModelView:
         engine=info.engine if info else None,
         device=info.device if info else None,
         dtype=info.dtype if info else None,
+        vocab_size=info.vocab_size if info else None,
+        adapters=list(info.adapters) if info else [],
     )

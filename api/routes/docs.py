@@ -53,7 +53,8 @@ blueprint = Blueprint("docs", __name__)
 @blueprint.get("/openapi.json")
 def openapi_json() -> Response:
     app = cast("DocumentedApp", current_app)
-    return Response(app.document(services().fleet.names()), mimetype="application/json")
+    fleet = services().fleet
+    return Response(app.document(fleet.names(), fleet.adapters()), mimetype="application/json")
 
 
 @blueprint.get("/apidocs")

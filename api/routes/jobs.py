@@ -34,7 +34,7 @@ def routes(wire: Wire) -> list[Route]:
 def list_jobs(query: JobsQuery) -> Response:
     """List jobs, newest first.
 
-    A page may hold fewer than `limit` and still have a `next_cursor`. `history` is left empty in a list.
+    A page may hold fewer than `limit` and still have a `next_cursor`. In a list `history` is left empty, and `logprobs` null.
     """
     where = JobFilter(
         status=JobStatus(query.status) if query.status else None,
@@ -45,7 +45,7 @@ def list_jobs(query: JobsQuery) -> Response:
         created_before=query.created_before,
     )
     page = services().store.list_jobs(caller().tenant, where, query.cursor, query.limit)
-    jobs = [job_view(job) for job in page.data]
+    jobs = [job_view(job, logprobs=False) for job in page.data]
     return answer(Page[JobView](data=jobs, next_cursor=page.next_cursor, has_more=page.next_cursor is not None))
 
 

@@ -38,13 +38,13 @@ def grouped(rows: Sequence[UsageRow], by: Sequence[str]) -> list[UsageRowView]:
     for row in rows:
         day = row.day.isoformat() if "day" in by else None
         group = (day, row.key_id if "key" in by else None, row.model if "model" in by else None)
-        total = sums.setdefault(group, [0, 0, 0])
-        for place, count in enumerate((row.jobs, row.prompt_tokens, row.completion_tokens)):
+        total = sums.setdefault(group, [0, 0, 0, 0])
+        for place, count in enumerate((row.jobs, row.prompt_tokens, row.completion_tokens, row.cached_tokens)):
             total[place] += count
     return [
         UsageRowView(
             day=day, key_id=key_id, model=model, jobs=jobs, prompt_tokens=prompt, completion_tokens=completion,
-            total_tokens=prompt + completion,
+            total_tokens=prompt + completion, cached_tokens=cached,
         )
-        for (day, key_id, model), (jobs, prompt, completion) in sorted(sums.items(), key=lambda item: str(item[0]))
+        for (day, key_id, model), (jobs, prompt, completion, cached) in sorted(sums.items(), key=lambda item: str(item[0]))
     ]  # fmt: skip

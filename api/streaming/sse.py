@@ -10,7 +10,7 @@ from shared.errors import SmartTextGenError
 from shared.job import Job
 from shared.schemas import QueuedEvent
 from shared.store.events import QUEUED, RESTARTED, STARTED, Event
-from shared.views import job_view, seconds
+from shared.views import job_view, logprobs_view, seconds
 
 OPENING = b"retry: 1000\n\n"
 """What a stream begins with: how long a browser waits before it reconnects, milliseconds."""
@@ -19,15 +19,16 @@ PING = b": ping\n\n"
 
 def render(event: Event, job: Job | None = None) -> bytes:
     """An event. ``job``: its record, for those that are not logged."""
-    if event.kind.isdigit():
-        return _block("output", _json({"index": int(event.kind), "delta": event.value}), event.number)
+    if said := event.new_text:
+        more = {"logprobs": logprobs_view(said.places).model_dump()} if said.places else {}
+        return _block("output", _json({"index": said.index, "delta": said.text, **more}), event.number)
     if event.kind in (STARTED, RESTARTED):
         return _block(event.kind, _json({"attempt": int(event.value)}), event.number)
     assert job is not None
     if event.kind == QUEUED:
         place = QueuedEvent(queue_position=job.queue_position, eta_seconds=seconds(job.eta_ms))
         return _block(QUEUED, place.model_dump_json(), event.number)
-    return _block(event.kind, job_view(job).model_dump_json(by_alias=True), event.number)
+    return _block(event.kind, job_view(job, logprobs=False).model_dump_json(by_alias=True), event.number)
 
 
 def render_error(error: SmartTextGenError) -> bytes:

@@ -3,6 +3,7 @@
 from shared.schemas.answers import (
     Accepted,
     Alive,
+    AlternativeView,
     BatchAccepted,
     BatchJob,
     BatchLinks,
@@ -24,6 +25,7 @@ from shared.schemas.answers import (
     JobView,
     KeyView,
     Links,
+    LogprobsView,
     ModelView,
     ModeView,
     NewKeyView,
@@ -32,6 +34,7 @@ from shared.schemas.answers import (
     QueuedEvent,
     QueueView,
     RequeueLinks,
+    TokenView,
     TurnView,
     UsageReport,
     UsageRowView,
@@ -72,14 +75,14 @@ from shared.schemas.webhooks import (
 )
 
 __all__ = [
-    "Accepted", "Alive", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchLinks", "BatchPath",
+    "Accepted", "Alive", "AlternativeView", "Answer", "BatchAccepted", "BatchItem", "BatchJob", "BatchLinks", "BatchPath",
     "BatchRequest", "BatchResultView", "BatchStatus", "BatchSummary", "BatchView", "ChoiceView",
     "ConditionalHeader", "Counts", "DeadLetterPath", "DeadLetterView", "DeliveriesQuery", "DeliveryPath",
     "DeliveryView", "ErrorBody", "ErrorDetail", "EtaErrorView", "FailureView", "GenerateRequest", "Health",
     "HistoryTurn", "HistoryView", "JobLinks", "JobPath", "JobView", "JobsQuery", "KeyPath", "KeyRequest", "KeyView",
-    "Links", "ModeView", "ModelView", "NewKeyView", "NewWebhookView", "NoQuery", "Options", "Page", "PageQuery",
+    "Links", "LogprobsView", "ModeView", "ModelView", "NewKeyView", "NewWebhookView", "NoQuery", "Options", "Page", "PageQuery",
     "PreferHeader", "PurgedView", "QueuePath", "QueueView", "QueuedEvent", "RequeueLinks", "ResultsQuery", "SecretView", "StreamHeader", "StreamQuery",
-    "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "WebhookChange",
+    "TokenView", "TurnView", "UsageQuery", "UsageReport", "UsageRowView", "UsageView", "UserPath", "WaitQuery", "WebhookChange",
     "WebhookPath", "WebhookRequest", "WebhookView", "Wire", "WorkerPath", "WorkerView", "bounded", "iso",
     "milliseconds",
 ]  # fmt: skip

@@ -79,12 +79,40 @@ class TurnView(Answer):
     output: str
 
 
+class AlternativeView(Answer):
+    """A token that could have stood there. ``token``: its text alone, with marks for halves of a character. ``logprob``: the
+    natural logarithm of its probability, -9999 for none at all."""
+
+    token_id: int
+    token: str
+    logprob: float
+
+
+class TokenView(Answer):
+    """A token of a text, and the most probable ones in its place, the best first. The first token of a prompt has no
+    ``logprob``."""
+
+    token_id: int
+    token: str
+    logprob: float | None
+    top_logprobs: list[AlternativeView]
+
+
+class LogprobsView(Answer):
+    """The tokens of a text, in order; with ``echo`` those of the prompt first, where that was given as token ids. They are of
+    the model's own distribution, before temperature, penalties, bias and structure."""
+
+    content: list[TokenView]
+
+
 class ChoiceView(Answer):
-    """One completion, and why it ended."""
+    """One completion, and why it ended. ``text`` begins with the prompt where ``echo`` was asked for. ``logprobs``: null unless
+    asked for, and in lists, webhooks and at the end of a stream."""
 
     index: int
     text: str
     finish_reason: str
+    logprobs: LogprobsView | None
 
 
 class UsageView(Answer):
@@ -105,8 +133,10 @@ class FailureView(Answer):
 
 
 class JobView(Answer):
-    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end. ``webhook_status``: how far the
-    webhooks of its end are; null where there are none."""
+    """A job in any state. ``output`` is the first choice's text; ``usage`` is null until an end. ``input`` is empty where the
+    prompt was token ids, which are in ``input_token_ids``. ``system_fingerprint`` names what the answer depends on beside the
+    request (model, engine, device, settings); null before an end. ``webhook_status``: how far the webhooks of its end are; null
+    where there are none."""
 
     id: str
     status: Status
@@ -124,12 +154,14 @@ class JobView(Answer):
     queue_time_ms: int | None
     execution_time_ms: int | None
     input: str
+    input_token_ids: list[int] | None
     output: str | None
     choices: list[ChoiceView]
     history: list[TurnView]
     usage: UsageView | None
     error: FailureView | None
     cached: bool
+    system_fingerprint: str | None
     cancel_requested: bool
     metadata: dict[str, str]
     batch_id: str | None
@@ -219,6 +251,7 @@ class BatchResultView(Answer):
     usage: UsageView
     error: FailureView | None
     cached: bool
+    system_fingerprint: str | None
     finished_at: Timestamp
     cursor: str
 
@@ -254,7 +287,8 @@ class ModeView(Answer):
 
 
 class ModelView(Answer):
-    """A model. ``ready``: a worker serves it now. What nobody has announced yet is null."""
+    """A model. ``ready``: a worker serves it now. ``adapters``: LoRA adapters that a job may name. What nobody has announced
+    yet is null."""
 
     name: str
     default: bool
@@ -266,6 +300,8 @@ class ModelView(Answer):
     engine: str | None
     device: str | None
     dtype: str | None
+    vocab_size: int | None
+    adapters: list[str]
 
 
 class KeyView(Answer):
@@ -351,7 +387,8 @@ class DeadLetterView(Answer):
 
 
 class UsageRowView(Answer):
-    """What was used. ``day``, ``key_id`` and ``model`` are null where it is not grouped by them."""
+    """What was used. ``day``, ``key_id`` and ``model`` are null where it is not grouped by them. ``cached_tokens``: of the prompt
+    tokens, those that did not have to be computed."""
 
     day: Date | None
     key_id: str | None
@@ -360,6 +397,7 @@ class UsageRowView(Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int
 
 
 class UsageReport(Answer):

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.schemas.queries import WaitQuery, absent, wait_up_to
+from shared.schemas.sampling import Sampling, TokenId
 from shared.schemas.text import (
     ANY_TEXT,
     TENANT,
@@ -18,7 +19,6 @@ from shared.schemas.text import (
     MetadataValue,
     ModelName,
     ModeName,
-    StopString,
     Strict,
     Text,
     UserId,
@@ -39,28 +39,31 @@ Scope = Literal["generate", "admin"]
 Prompt = Annotated[str, Field(min_length=1, pattern=ANY_TEXT)]
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+PROMPT_TAGS = ("<prompt>", "<token ids>")
+"""Of the two kinds of prompt, in the paths of errors: no part of the body."""
 
 
-StopList = Annotated[list[StopString], Field(max_length=4)]
-Stop = Annotated[StopList, BeforeValidator(_listed, json_schema_input_type=StopString | StopList)]
+def _kind(value: Any) -> str:
+    return PROMPT_TAGS[isinstance(value, list)]
 
 
-class Options(Strict):
+AnyPrompt = Annotated[
+    Annotated[Prompt, Tag(PROMPT_TAGS[0])] | Annotated[TokenIds, Tag(PROMPT_TAGS[1])], Discriminator(_kind)
+]
+PROMPT = (
+    "What to answer. Token ids (of the model's own vocabulary, its start token included) are what the model reads, as they "
+    "are: without the mode's template and without the conversation."
+)
+
+
+class Options(Sampling):
     """How to generate. Everything has a default."""
 
     user_id: UserId | None = Field(None, description="Whose conversation this is: earlier turns go into the prompt.")
     max_length: int = Field(100, ge=10, description="Most new tokens.")
     mode: ModeName = Field("general", description="Prompt mode, see GET /api/modes.")
     model: ModelName | None = Field(None, description="A served model, see GET /api/models. Default: the deployment's.")
-    temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling; 1 is off.")
-    top_k: int = Field(0, ge=0, le=1000, description="Sample from so many tokens; 0 is off.")
-    repetition_penalty: float = Field(1.0, gt=0.5, le=2, allow_inf_nan=False, description="1 is off.")
-    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Makes sampling repeatable.")
-    stop: Stop = Field(default_factory=list, description="Up to 4 texts that end the answer; they are not part of it.")
-    n: int = Field(1, ge=1, le=4, description="Completions of the prompt.")
     priority: Literal["low", "normal", "high"] = Field("normal", description="Waiting high jobs go before normal ones.")
     queue_timeout_s: int | None = Field(
         None, ge=1, le=86_400, description="Seconds that it may wait; then it is expired. Default: without end."
@@ -86,7 +89,7 @@ class GenerateRequest(Options):
         json_schema_extra={"examples": [{"prompt": "What is a good tea for the evening?", "mode": "recommendation"}]}
     )
 
-    prompt: Prompt = Field(description="What to answer.")
+    prompt: AnyPrompt = Field(description=PROMPT)
     webhook_events_filter: JobEvents = Field(list(ENDS), description="What the webhook is told of.")
 
 
@@ -113,7 +116,7 @@ class BatchRequest(Options):
     webhook_events_filter: Events = Field(
         ["batch.completed"], description="What the webhook is told of; with events of jobs, of each of its jobs' too."
     )
-    prompts: list[Prompt] = Field(default_factory=list, min_length=1, description="One job for each.")
+    prompts: list[AnyPrompt] = Field(default_factory=list, min_length=1, description="One job for each.")
     requests: list[BatchItem] = Field(default_factory=list, min_length=1, description="Jobs with options of their own.")
 
     @model_validator(mode="after")
@@ -136,7 +139,7 @@ class BatchRequest(Options):
 
     def items(self) -> list[BatchItem]:
         """The jobs, each with the options that hold for it. Everything in them has been validated."""
-        common = self.model_dump(exclude_unset=True, exclude={"prompts", "requests"})
+        common = {name: getattr(self, name) for name in self.model_fields_set - {"prompts", "requests"}}
         of_jobs = [event for event in self.webhook_events_filter if event != "batch.completed"]
         hook = {"webhook": common.pop("webhook", None), "webhook_events_filter": of_jobs}
         common.pop("webhook_events_filter", None)
@@ -187,6 +190,11 @@ def bounded(settings: Settings, modes: Collection[str]) -> Wire:
     default_mode = "general" if "general" in modes else min(modes)
     longest = settings.max_new_tokens
     prompt: Any = Annotated[str, Field(min_length=1, max_length=settings.max_prompt_chars, pattern=ANY_TEXT)]
+    if settings.token_id_prompts:
+        ids: Any = Annotated[list[TokenId], Field(min_length=1, max_length=settings.max_prompt_chars)]
+        prompt = Annotated[
+            Annotated[prompt, Tag(PROMPT_TAGS[0])] | Annotated[ids, Tag(PROMPT_TAGS[1])], Discriminator(_kind)
+        ]
     url = webhook_url(settings.webhook_guard)
     named: dict[str, Any] = {"enum": sorted(modes)}
     options: dict[str, Any] = {
@@ -197,8 +205,10 @@ def bounded(settings: Settings, modes: Collection[str]) -> Wire:
             Field(None, ge=1, le=settings.max_result_ttl_s, description=_said("result_ttl_s")),
         ),
         "webhook": (url | None, Field(None, description=WEBHOOK)),
+        "min_tokens": (int, Field(0, ge=0, le=longest, description=_said("min_tokens"))),
+        "logprobs": (int | None, Field(None, ge=0, le=settings.max_logprobs, description=_said("logprobs"))),
     }
-    own = options | {"prompt": (prompt, Field(description="What to answer."))}
+    own = options | {"prompt": (prompt, Field(description=PROMPT if settings.token_id_prompts else "What to answer."))}
     item: Any = create_model("BatchItem", __base__=BatchItem, __doc__=BatchItem.__doc__, **own)
     many: dict[str, Any] = {"default_factory": list, "min_length": 1, "max_length": settings.max_batch_size}
     jobs: dict[str, Any] = {

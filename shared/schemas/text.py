@@ -21,6 +21,7 @@ QUEUE = r"^[^\x00-\x20\x7f-\x9f./\u2028\u2029][^\x00-\x1f\x7f-\x9f/\u2028\u2029]
 JOB_ID = r"^[A-Za-z0-9_-]+$"
 TENANT = r"^[a-z0-9_-]+$"
 WORKER = r"^[A-Za-z0-9_@:-][A-Za-z0-9._@:-]*$"
+ADAPTER = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 CURSOR = r"^[0-9]{1,15}$"
 
 Text = Annotated[str, Field(pattern=ANY_TEXT)]

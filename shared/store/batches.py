@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import ForeignCursorError
-from shared.job import Choice, Job, JobError, JobStatus, Usage
+from shared.job import Choice, Job, JobError, JobStatus, Result
 
 if TYPE_CHECKING:  # protocol.py builds on this module
     from shared.store.protocol import Hint, Page, RateState, Submission
@@ -79,10 +79,12 @@ class BatchResult:
     custom_id: str | None
     status: JobStatus
     finished_at: int
-    choices: tuple[Choice, ...]
-    usage: Usage
+    result: Result
     error: JobError | None
-    cached: bool
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        return self.result.choices
 
 
 @dataclass(frozen=True, slots=True)

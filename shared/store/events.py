@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from shared.errors import StreamCursorError, StreamGoneError
 from shared.job import Job, JobRef
+from shared.logprobs import Place, columns, of_columns
 
 QUEUED = "queued"
 STARTED = "started"
 RESTARTED = "restarted"
+_OUTPUT = re.compile(r"(\d+)(l?)", re.ASCII)
+
+Entry = tuple[str, str]
+"""A kind and a value, as the log has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewText:
+    """New text of completion ``index``, and a place for each of its tokens where log-probabilities were asked for."""
+
+    index: int
+    text: str
+    places: tuple[Place, ...] = ()
+
+
+def entry_of(index: int, text: str, places: Sequence[Place] = ()) -> Entry:
+    """What the log is to hold of new text."""
+    if not places:
+        return str(index), text
+    value = json.dumps([text, *columns(places)], ensure_ascii=False, separators=(",", ":"))
+    return f"{index}l", value
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a job. ``number``: 1 for its first event, and ever growing. ``kind``: ``queued``;
-    ``started`` or ``restarted``, with the attempt as ``value``; the index of a completion in digits, with new text; or the
-    status of an end."""
+    ``started`` or ``restarted``, with the attempt as ``value``; the index of a completion in digits, with new text, and with an
+    ``l`` after it, new text and log-probabilities as JSON (``new_text`` reads both); or the status of an end."""
 
     number: int
     kind: str
@@ -26,7 +50,18 @@ class Event:
     @property
     def logged(self) -> bool:
         """Whether it says everything itself; the others need the job's record."""
-        return self.kind in (STARTED, RESTARTED) or self.kind.isdigit()
+        return self.kind in (STARTED, RESTARTED) or _OUTPUT.fullmatch(self.kind) is not None
+
+    @property
+    def new_text(self) -> NewText | None:
+        """What was said; None where this is no such event."""
+        match = _OUTPUT.fullmatch(self.kind)
+        if match is None:
+            return None
+        if not match[2]:
+            return NewText(int(match[1]), self.value)
+        text, *data = json.loads(self.value)
+        return NewText(int(match[1]), text, of_columns(data))
 
     @classmethod
     def parse(cls, message: str) -> Event:
@@ -37,13 +72,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a running attempt said: its entries (index of the completion, text) from the one numbered ``since`` on; its first
-    one is number 0. Entries do not change once they were told to the store."""
+    """What a running attempt said: its entries (``entry_of``) from the one numbered ``since`` on; its first one is number 0.
+    Entries do not change once they were told to the store."""
 
     ref: JobRef
     attempt: int
     since: int
-    entries: tuple[tuple[int, str], ...]
+    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from shared.job import Choice, Job, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.job import Job, JobRef, JobSpec, JobStatus, Outcome, Result, Turn
 from shared.store.batches import BatchStore
 from shared.store.events import JobLog, Said
 from shared.store.figures import Figures
@@ -200,7 +200,8 @@ class Page(Generic[T]):
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model as its workers announce it. ``mode_tokens``: mode/language → tokens of its template around an empty
-    prompt; ``tokenizer_digest`` names the tokenizer that ``tokenizer()`` returns."""
+    prompt; ``tokenizer_digest`` names the tokenizer that ``tokenizer()`` returns. ``vocab_size``: token ids are below it.
+    ``adapters``: names of the LoRA adapters that its jobs may ask for."""
 
     name: str
     revision: str
@@ -210,6 +211,8 @@ class ModelInfo:
     context_length: int
     tokenizer_digest: str | None = None
     mode_tokens: dict[str, int] = field(default_factory=dict)
+    vocab_size: int | None = None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +260,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What one key used of one model on one day (UTC)."""
+    """What one key used of one model on one day (UTC). ``cached_tokens``: of the prompts', those that were not computed."""
 
     day: date
     key_id: str
@@ -265,6 +268,7 @@ class UsageRow:
     jobs: int
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class JobStore(BatchStore, Protocol):
@@ -353,7 +357,7 @@ class JobStore(BatchStore, Protocol):
         counted."""
         ...
 
-    def cached(self, tenant: str, cache_key: str) -> tuple[tuple[Choice, ...], Usage] | None:
+    def cached(self, tenant: str, cache_key: str) -> Result | None:
         """A result of this tenant that must be the same, or None."""
         ...
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import date
 from typing import Any
 
 from shared.errors import InvalidCursorError, RateLimitedError
-from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, Outcome, Turn, Usage
+from shared.job import Choice, Job, JobError, JobRef, JobSpec, JobStatus, PromptEcho, Result, Turn, Usage
 from shared.store.events import Event
 from shared.store.protocol import EtaError, ModelInfo, Submission, UsageRow, WorkerInfo
 
@@ -29,20 +29,31 @@ def pairs(flat: Sequence[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def result_json(choices: Sequence[Choice], usage: Usage, *, cached: bool) -> str:
+def result_json(result: Result) -> str:
     """What a job brought: kept in one field, and as the value of a cache entry."""
-    return dumps({"choices": [asdict(choice) for choice in choices], "usage": asdict(usage), "cached": cached})
+    return dumps(
+        without_none(
+            {
+                "choices": [without_none(asdict(choice)) for choice in result.choices],
+                "usage": asdict(result.usage),
+                "cached": result.cached,
+                "system_fingerprint": result.system_fingerprint or None,
+                "echo": without_none(asdict(result.echo)) if result.echo else None,
+            }
+        )
+    )
 
 
-def parse_result(text: str | None) -> tuple[tuple[Choice, ...], Usage, bool]:
+def parse_result(text: str | None) -> Result:
     """The inverse of ``result_json``; nothing where there is none."""
     data = json.loads(text or "{}")
-    choices = tuple(Choice(**choice) for choice in data.get("choices", ()))
-    return choices, Usage(**data.get("usage", {})), data.get("cached", False)
-
-
-def outcome_json(outcome: Outcome) -> str:
-    return result_json(outcome.choices, outcome.usage, cached=outcome.cached)
+    return Result(
+        choices=tuple(Choice(**choice) for choice in data.get("choices", ())),
+        usage=Usage(**data.get("usage", {})),
+        cached=data.get("cached", False),
+        system_fingerprint=data.get("system_fingerprint", ""),
+        echo=PromptEcho(**data["echo"]) if "echo" in data else None,
+    )
 
 
 def turns(entries: Sequence[str]) -> tuple[Turn, ...]:
@@ -65,7 +76,7 @@ def _number(record: Mapping[str, str], name: str) -> int | None:
 def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = (), history: Sequence[str] = ()) -> Job:
     """A record. ``place``: position and ETA in ms, while it waits. ``history``: the user's turns as they are kept."""
     record = pairs(flat)
-    choices, usage, cached = parse_result(record.get("result"))
+    result = parse_result(record.get("result"))
     error = json.loads(record["error"]) if "error" in record else None
     return Job(
         ref=JobRef(tenant, job_id),
@@ -79,10 +90,12 @@ def job(tenant: str, job_id: str, flat: Sequence[str], place: Sequence[int] = ()
         finished_at=_number(record, "finished_at"),
         expires_at=_number(record, "expires_at"),
         cancel_requested="cancel" in record,
-        choices=choices,
-        usage=usage,
+        choices=result.choices,
+        usage=result.usage,
         error=JobError(**error) if error else None,
-        cached=cached,
+        cached=result.cached,
+        system_fingerprint=result.system_fingerprint,
+        echo=result.echo,
         batch_id=record.get("batch_id"),
         custom_id=record.get("custom_id"),
         request_id=record.get("request_id"),
@@ -123,8 +136,15 @@ def worker_json(worker: WorkerInfo) -> str:
 
 def worker(text: str) -> WorkerInfo:
     data = json.loads(text)
-    data["model"] = ModelInfo(**data["model"])
+    data["model"] = model(data["model"])
     return WorkerInfo(**data)
+
+
+def model(data: Mapping[str, Any]) -> ModelInfo:
+    """A model's announcement. What a worker of a later version says more is passed over."""
+    names = {field.name for field in fields(ModelInfo)}
+    known = {name: value for name, value in data.items() if name in names}
+    return ModelInfo(**(known | {"adapters": tuple(known.get("adapters", ()))}))
 
 
 def parse_cursor(text: str | None) -> int | None:

@@ -17,7 +17,7 @@ from shared.errors import (
     JobNotRetryableError,
     NotFoundError,
 )
-from shared.job import Choice, Job, JobRef, JobStatus, Outcome, Turn, Usage
+from shared.job import Job, JobRef, JobStatus, Outcome, Result, Turn
 from shared.store import figures, records
 from shared.store.connection import Client
 from shared.store.events import JobLog, Said
@@ -29,7 +29,6 @@ from shared.store.protocol import (
     Fleet,
     Hint,
     JobFilter,
-    ModelInfo,
     Orders,
     Page,
     Patience,
@@ -154,7 +153,7 @@ class RedisStore(RedisBatches):
                 "worker": worker,
                 "attempt": attempt,
                 "status": outcome.status,
-                "result": records.outcome_json(outcome),
+                "result": records.result_json(outcome.result),
                 "error": records.dumps(asdict(outcome.error)) if outcome.error else None,
                 "cached": outcome.cached or None,
                 "output": outcome.choices[0].text if outcome.choices else None,
@@ -162,6 +161,7 @@ class RedisStore(RedisBatches):
                 "cache_ttl_ms": self._retention.cache_ttl_s * 1000,
                 "prompt_tokens": 0 if outcome.cached else outcome.usage.prompt_tokens,
                 "completion_tokens": 0 if outcome.cached else outcome.usage.completion_tokens,
+                "cached_tokens": 0 if outcome.cached else outcome.usage.cached_tokens,
                 "max_turns": self._retention.history_max_turns,
                 "history_ttl_ms": self._retention.history_ttl_s * 1000,
                 "said": said.entries if said else None,
@@ -176,12 +176,9 @@ class RedisStore(RedisBatches):
         owned, *hints = self._scripts.run("release", ref.tenant, ref.id, worker, attempt)
         return hints_of(hints[0]) if owned else None
 
-    def cached(self, tenant: str, cache_key: str) -> tuple[tuple[Choice, ...], Usage] | None:
+    def cached(self, tenant: str, cache_key: str) -> Result | None:
         text = guarded(lambda: self._client.get(f"{self._prefix}cache:{tenant}:{cache_key}"))
-        if text is None:
-            return None
-        choices, usage, _ = records.parse_result(text)
-        return choices, usage
+        return None if text is None else records.parse_result(text)
 
     def beat(self, worker: WorkerInfo, running: Sequence[tuple[JobRef, int]]) -> Orders:
         arguments = {
@@ -275,7 +272,7 @@ class RedisStore(RedisBatches):
         workers, models, lengths, paused, running, off, couriers = self._scripts.run("fleet")
         return Fleet(
             workers=tuple(records.worker(text) for text in workers),
-            models={name: ModelInfo(**json.loads(text)) for name, text in records.pairs(models).items()},
+            models={name: records.model(json.loads(text)) for name, text in records.pairs(models).items()},
             queue_lengths={model: int(length) for model, length in records.pairs(lengths).items()},
             paused=frozenset(paused),
             jobs={worker: int(count) for worker, count in records.pairs(running).items()},

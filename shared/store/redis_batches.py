@@ -140,8 +140,8 @@ def batch_record(tenant: str, batch_id: str, answer: Sequence[Any] | None) -> Ba
 
 
 def _result(place: int, job_id: str, fields: Sequence[str | None]) -> BatchResult:
-    status, index, custom_id, finished_at, result, error = fields
-    choices, usage, cached = records.parse_result(result)
+    status, index, custom_id, finished_at, text, error = fields
+    result = records.parse_result(text)
     return BatchResult(
         place=int(place),
         id=job_id,
@@ -149,8 +149,6 @@ def _result(place: int, job_id: str, fields: Sequence[str | None]) -> BatchResul
         custom_id=custom_id,
         status=JobStatus(status or ""),
         finished_at=int(finished_at or 0),
-        choices=choices,
-        usage=usage,
+        result=result,
         error=JobError(**json.loads(error)) if error else None,
-        cached=cached,
     )

@@ -73,7 +73,8 @@ def ttl_s(spec: JobSpec, retention: Retention) -> int:
 def expected_cost(spec: JobSpec) -> int:
     """What a job is charged until its real tokens are known: prompt tokens once, at four bytes a token, and output tokens
     twice (the weights of the VTC paper, section 4.1)."""
-    return len(spec.prompt.encode()) // 4 + 1 + 2 * spec.max_length * spec.n
+    prompt = len(spec.prompt_token_ids) or len(spec.prompt.encode()) // 4 + 1
+    return prompt + 2 * spec.max_length * spec.n
 
 
 def _idempotency_arguments(idempotency: Idempotency) -> dict[str, Any]:

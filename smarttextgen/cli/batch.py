@@ -34,25 +34,14 @@ GOES_ON = (
 Progressed = Callable[[Counter[str]], None]
 
 
+@generation.generates
 def batch(
+    asked: generation.Generation,
     prompts: Annotated[
         str, typer.Argument(metavar="FILE", help="JSON lines: {prompt, custom_id, …} or a string. - is stdin.")
     ],
     out: Annotated[str, typer.Option("--out", help="Where results go, a line each, as they come. - is stdout.")] = "-",
     text: Annotated[bool, typer.Option("--text", help="Each line is a prompt as it stands.")] = False,
-    mode: generation.Mode = None,
-    user_id: generation.UserId = None,
-    model: generation.Model = None,
-    max_length: generation.MaxLength = None,
-    temperature: generation.Temperature = None,
-    top_p: generation.TopP = None,
-    top_k: generation.TopK = None,
-    repetition_penalty: generation.RepetitionPenalty = None,
-    seed: generation.Seed = None,
-    stop: generation.Stop = None,
-    priority: generation.Priority = None,
-    webhook: generation.Webhook = None,
-    webhook_events: generation.WebhookEvents = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=MOST_JOBS, help="Most prompts in one batch; more make several.")
     ] = MOST_JOBS,
@@ -68,21 +57,7 @@ def batch(
     """
     if as_json and out == "-":
         raise typer.BadParameter("stdout holds the results; name a file with --out", param_hint="--json")
-    options = generation.options(
-        mode=mode,
-        user_id=user_id,
-        model=model,
-        max_length=max_length,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-        priority=priority,
-        webhook=webhook,
-        webhook_events=webhook_events,
-    )
+    options = asked.request()
     with told(as_json):
         items = read_items(_content(prompts), prompts, as_text=text)
     work = _Work(items, options, batch_size)

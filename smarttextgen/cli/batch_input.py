@@ -120,6 +120,8 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {_WORDS[type(value)]}, it should be {wanted}")
     if name == "prompt" and not value:
         raise ValueError("its prompt is empty")
+    if name == "prompt" and isinstance(value, list) and any(type(token) is not int for token in value):
+        raise ValueError("its prompt is a list of something else than token ids")
 
 
 def _remember(request: str | BatchRequest, number: int, custom_ids: dict[str, int]) -> None:

@@ -23,24 +23,15 @@ Stream = Annotated[bool, typer.Option("--stream", help="Print the answer while i
 Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Longest wait, seconds. Default: for ever.")]
 
 
+@generation.generates
 def submit(
+    asked: generation.Generation,
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; read from stdin where it is - or not given.")
     ] = None,
-    mode: generation.Mode = None,
-    user_id: generation.UserId = None,
-    model: generation.Model = None,
-    max_length: generation.MaxLength = None,
-    temperature: generation.Temperature = None,
-    top_p: generation.TopP = None,
-    top_k: generation.TopK = None,
-    repetition_penalty: generation.RepetitionPenalty = None,
-    seed: generation.Seed = None,
-    stop: generation.Stop = None,
-    n: Annotated[int | None, typer.Option("--n", help="How many answers.")] = None,
-    priority: generation.Priority = None,
-    webhook: generation.Webhook = None,
-    webhook_events: generation.WebhookEvents = None,
+    token_ids: Annotated[
+        bool, typer.Option("--token-ids", help="The prompt is token ids, which the model reads as they are.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the job's id.")] = True,
     stream: Stream = False,
     timeout: Timeout = None,
@@ -54,25 +45,10 @@ def submit(
     """
     if stream and not wait:
         raise typer.BadParameter("--no-wait does not wait for an answer to stream", param_hint="--stream")
+    options = asked.request()
     text = _prompt(prompt)
-    options = generation.options(
-        mode=mode,
-        user_id=user_id,
-        model=model,
-        max_length=max_length,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-        n=n,
-        priority=priority,
-        webhook=webhook,
-        webhook_events=webhook_events,
-    )
     with connected(url, api_key, as_json=as_json) as client:
-        job = client.submit(text, **options)
+        job = client.submit(_token_ids(text) if token_ids else text, **options)
     if not wait:
         print_json(job) if as_json else typer.echo(job.id)
         return
@@ -165,11 +141,19 @@ def _prompt(given: str | None) -> str:
     return sys.stdin.read().rstrip("\n")
 
 
+def _token_ids(text: str) -> list[int]:
+    """Whole numbers between anything else that a list is written with: ``[1, 2]``, ``1 2``."""
+    try:
+        return [int(word) for word in text.strip().strip("[]").replace(",", " ").split()]
+    except ValueError:
+        raise typer.BadParameter("token ids are whole numbers, such as 464,2068", param_hint="--token-ids") from None
+
+
 def _goes_on(job_id: str) -> str:
     return f"The job goes on; `smarttextgen wait {job_id}` waits for it again, `smarttextgen cancel {job_id}` stops it."
 
 
 def _row(job: Job) -> tuple[object, ...]:
-    prompt = " ".join((job.input or "").split())
+    prompt = " ".join((job.input or "").split()) or f"{len(job.input_token_ids)} token ids"
     created = (job.created_at or "")[5:16].replace("T", " ")
     return job.id, Text(job.status, STATUS_STYLES.get(job.status, "")), job.mode, created, prompt[:100]

@@ -47,8 +47,8 @@ def models(url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption
     with connected(url, api_key, as_json=as_json) as client:
         found = client.models()
     print_json(found) if as_json else print_table(
-        ("model", "status", "workers", "context"),
-        ((model.name, model.status, model.workers, model.context_length) for model in found),
+        ("model", "status", "workers", "context", "adapters"),
+        ((model.name, model.status, model.workers, model.context_length, ", ".join(model.adapters)) for model in found),
         "No models.",
     )
 

@@ -19,7 +19,7 @@ def house() -> House:
 
 # field, value: refused with a 422 that names the field
 FIELDS: list[tuple[str, Any]] = [
-    ("prompt", ""), ("prompt", "x" * 8001), ("prompt", 5), ("prompt", None), ("prompt", ["a"]), ("prompt", "a\0b"),
+    ("prompt", ""), ("prompt", "x" * 8001), ("prompt", 5), ("prompt", None), ("prompt", []), ("prompt", [1] * 8001), ("prompt", "a\0b"),
     ("prompt", "\ud800"), ("prompt", {"text": "a"}),
     ("user_id", ""), ("user_id", "x" * 129), ("user_id", "a/b"), ("user_id", "a\nb"), ("user_id", "a\0"), ("user_id", 7),
     ("user_id", ".."), ("user_id", "\ud800"), ("user_id", " a"), ("user_id", "\x85"), ("user_id", "a\u2028"),
@@ -35,6 +35,17 @@ FIELDS: list[tuple[str, Any]] = [
     ("seed", -1), ("seed", 2**63), ("seed", 1.5), ("seed", "1"), ("seed", True), ("seed", LONG),
     ("stop", 5), ("stop", ["a"] * 5), ("stop", None),
     ("n", 0), ("n", 5), ("n", "1"), ("n", None), ("n", 1.5),
+    ("min_p", -0.1), ("min_p", 1.1), ("min_p", "0.5"), ("min_p", None), ("min_p", True),
+    ("presence_penalty", -2.1), ("presence_penalty", 2.1), ("presence_penalty", None), ("presence_penalty", "1"),
+    ("frequency_penalty", -2.1), ("frequency_penalty", 2.1), ("frequency_penalty", None), ("frequency_penalty", True),
+    ("logit_bias", []), ("logit_bias", None), ("logit_bias", "5"), ("logit_bias", {str(i): 1 for i in range(301)}),
+    ("stop_token_ids", 5), ("stop_token_ids", None), ("stop_token_ids", [1] * 65), ("stop_token_ids", "5"),
+    ("min_tokens", -1), ("min_tokens", 501), ("min_tokens", None), ("min_tokens", "1"), ("min_tokens", True), ("min_tokens", 1.5),
+    ("ignore_eos", 1), ("ignore_eos", None), ("ignore_eos", "true"), ("echo", 1), ("echo", None), ("echo", "yes"),
+    ("logprobs", -1), ("logprobs", 21), ("logprobs", True), ("logprobs", "5"), ("logprobs", 1.5),
+    ("response_format", "json"), ("response_format", {}), ("response_format", {"type": "xml"}), ("response_format", ["text"]),
+    ("response_format", {"type": None}), ("response_format", {"type": ["text"]}), ("response_format", 5),
+    ("adapter", ""), ("adapter", 5), ("adapter", "a/b"), ("adapter", "../a"), ("adapter", "x" * 65), ("adapter", "a\0"),
     ("priority", "urgent"), ("priority", 1), ("priority", None), ("priority", "High"),
     ("result_ttl_s", 0), ("result_ttl_s", 7 * 86_400 + 1), ("result_ttl_s", "60"), ("result_ttl_s", 1.5),
     ("queue_timeout_s", 0), ("queue_timeout_s", 86_401), ("queue_timeout_s", "5"), ("queue_timeout_s", 1.5),
@@ -49,7 +60,28 @@ FIELDS: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 # fields inside others: (field, value, the path that must be named)
+DEEP: Any = {}
+for _ in range(64):
+    DEEP = {"not": DEEP}
+SCHEMA = "response_format.json_schema.schema"
+
 INSIDE: list[tuple[str, Any, str]] = [
+    ("prompt", ["a"], "prompt.0"), ("prompt", [1, -1], "prompt.1"), ("prompt", [2**31], "prompt.0"), ("prompt", [1, True], "prompt.1"),
+    ("prompt", [1, 1.5], "prompt.1"), ("prompt", [1, None], "prompt.1"), ("prompt", [[1]], "prompt.0"), ("prompt", [1, "2"], "prompt.1"),
+    ("logit_bias", {"x": 1}, "logit_bias.x"), ("logit_bias", {"-1": 1}, "logit_bias.-1"), ("logit_bias", {"01": 1}, "logit_bias.01"),
+    ("logit_bias", {"1" * 10: 1}, "logit_bias." + "1" * 10), ("logit_bias", {"": 1}, "logit_bias."), ("logit_bias", {"1\n": 1}, "logit_bias.1\n"),
+    ("logit_bias", {"1": 101}, "logit_bias.1"), ("logit_bias", {"1": -100.5}, "logit_bias.1"), ("logit_bias", {"1": "5"}, "logit_bias.1"),
+    ("logit_bias", {"1": None}, "logit_bias.1"), ("logit_bias", {"1": True}, "logit_bias.1"),
+    ("stop_token_ids", [-1], "stop_token_ids.0"), ("stop_token_ids", [1, 2**31], "stop_token_ids.1"), ("stop_token_ids", ["1"], "stop_token_ids.0"),
+    ("response_format", {"type": "text", "x": 1}, "response_format.x"), ("response_format", {"type": "json_object", "json_schema": {}}, "response_format.json_schema"),
+    ("response_format", {"type": "regex"}, "response_format.regex"), ("response_format", {"type": "regex", "regex": ""}, "response_format.regex"),
+    ("response_format", {"type": "regex", "regex": "a" * 4097}, "response_format.regex"), ("response_format", {"type": "regex", "regex": "\0"}, "response_format.regex"),
+    ("response_format", {"type": "json_schema"}, "response_format.json_schema"), ("response_format", {"type": "json_schema", "json_schema": {}}, SCHEMA),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": []}}, SCHEMA), ("response_format", {"type": "json_schema", "json_schema": {"schema": True}}, SCHEMA),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": {"const": "x" * 16_384}}}, SCHEMA),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": DEEP}}, SCHEMA),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": {"const": "\ud800"}}}, SCHEMA),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": {}, "name": "x" * 65}}, "response_format.json_schema.name"),
     ("stop", ["ok", ""], "stop.1"), ("stop", ["ok", 5], "stop.1"), ("stop", ["a\0"], "stop.0"),
     ("stop", "", "stop.0"), ("stop", "x" * 65, "stop.0"), ("stop", "a\0", "stop.0"),  # one is a list of one
     ("metadata", {"k": 1}, "metadata.k"), ("metadata", {"k": "v" * 513}, "metadata.k"), ("metadata", {"": "v"}, "metadata."),

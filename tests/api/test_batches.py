@@ -129,7 +129,8 @@ def test_results_as_they_come(house: House) -> None:
         ("row-c", 2, ids[2], "succeeded", "C"), ("row-a", 0, ids[0], "failed", None),
     ]  # fmt: skip
     assert set(lines[0]) == {
-        "custom_id", "id", "index", "status", "output", "choices", "usage", "error", "cached", "finished_at", "cursor",
+        "custom_id", "id", "index", "status", "output", "choices", "usage", "error", "cached", "system_fingerprint",
+        "finished_at", "cursor",
     }  # fmt: skip
     assert lines[0]["usage"]["total_tokens"] == 8
     assert first.headers["X-Next-Cursor"] == lines[-1]["cursor"]

@@ -83,15 +83,13 @@ def test_the_bounds_are_the_deployments() -> None:
     house.announce(name="org/other")
     schemas = house.call("GET", "/openapi.json").json["components"]["schemas"]
     generate, batch = schemas["GenerateRequest"]["properties"], schemas["BatchRequest"]["properties"]
-    assert generate["prompt"]["maxLength"] == 123
+    text, ids = generate["prompt"]["oneOf"]
+    assert (text["maxLength"], ids["maxItems"]) == (123, 123)
     assert (generate["max_length"]["maximum"], generate["max_length"]["default"]) == (50, 50)
     assert generate["result_ttl_s"]["anyOf"][0]["maximum"] == 99
     assert generate["model"]["anyOf"][0]["enum"] == ["demo", "org/other"]
-    assert (batch["prompts"]["maxItems"], batch["prompts"]["items"]["maxLength"], batch["requests"]["maxItems"]) == (
-        7,
-        123,
-        7,
-    )
+    assert batch["prompts"]["items"]["oneOf"] == [text, ids]
+    assert (batch["prompts"]["maxItems"], batch["requests"]["maxItems"]) == (7, 7)
     assert house.call("POST", "/api/generate", json={"prompt": "x" * 124}).status_code == 422
     assert house.call("POST", "/api/generate", json={"prompt": "x", "max_length": 51}).status_code == 422
     assert house.call("POST", "/api/generate", json={"prompt": "x", "result_ttl_s": 100}).status_code == 422
@@ -99,6 +97,19 @@ def test_the_bounds_are_the_deployments() -> None:
     assert house.call("POST", "/api/generate?wait=4", json={"prompt": "x"}).status_code == 422
     house.submit("x")
     assert house.store.submitted[0][1].max_length == 50
+
+
+def test_the_document_says_which_adapters_and_log_probabilities_there_are() -> None:
+    house = build(max_logprobs=5, token_id_prompts=False)
+    fields = house.call("GET", "/openapi.json").json["components"]["schemas"]["BatchItem"]["properties"]
+    assert fields["adapter"]["anyOf"][0]["pattern"]  # nobody knows yet
+    assert (fields["prompt"]["type"], fields["logprobs"]["anyOf"][0]["maximum"]) == ("string", 5)
+    house.announce()
+    fields = house.call("GET", "/openapi.json").json["components"]["schemas"]["BatchItem"]["properties"]
+    assert fields["adapter"]["anyOf"] == [{"type": "null"}]
+    house.announce(adapters=("tea", "haiku"))
+    fields = house.call("GET", "/openapi.json").json["components"]["schemas"]["BatchItem"]["properties"]
+    assert fields["adapter"]["anyOf"][0]["enum"] == ["haiku", "tea"]
 
 
 def _text(house: House, path: str) -> str:

@@ -63,7 +63,8 @@ def test_a_finished_job_shows_everything(house: House) -> None:
     job = response.json
     assert "Retry-After" not in response.headers
     assert (job["status"], job["input"], job["output"]) == ("succeeded", "hello", "good day")
-    assert job["choices"] == [{"index": 0, "text": "good day", "finish_reason": "stop"}]
+    assert job["choices"] == [{"index": 0, "text": "good day", "finish_reason": "stop", "logprobs": None}]
+    assert (job["input_token_ids"], job["system_fingerprint"]) == (None, None)
     assert job["history"] == [{"input": "hello", "output": "good day"}]
     assert job["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8, "cached_tokens": 0}
     assert all(ISO.fullmatch(job[name]) for name in ("created_at", "started_at", "finished_at", "expires_at"))

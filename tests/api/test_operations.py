@@ -234,7 +234,7 @@ class TestUsage:
             (today - timedelta(days=29)).isoformat(),
             today.isoformat(),
         )
-        sums = {"jobs": 2, "prompt_tokens": 6, "completion_tokens": 10, "total_tokens": 16}
+        sums = {"jobs": 2, "prompt_tokens": 6, "completion_tokens": 10, "total_tokens": 16, "cached_tokens": 0}
         assert report["data"] == [{"day": today.isoformat(), "key_id": None, "model": None, **sums}]
         (row,) = house.call("GET", "/api/usage?group_by=key,model&days=1").json["data"]
         assert row == {"day": None, "key_id": house.keys.find(house.shop).id, "model": "demo", **sums}

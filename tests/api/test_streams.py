@@ -30,14 +30,14 @@ def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def say(house: House, ref: JobRef, *texts: str, since: int = 0, attempt: int = 1) -> None:
-    said = Said(ref, attempt, since, tuple((0, text) for text in texts))
+    said = Said(ref, attempt, since, tuple(("0", text) for text in texts))
     assert house.store.progress("w1", [said]) == [since + len(texts)]
 
 
 def finish(
     house: House, ref: JobRef, text: str, *, said: tuple[str, ...] = (), since: int = 0, attempt: int = 1
 ) -> None:
-    rest = Said(ref, attempt, since, tuple((0, part) for part in said))
+    rest = Said(ref, attempt, since, tuple(("0", part) for part in said))
     outcome = Outcome(JobStatus.SUCCEEDED, (Choice(0, text, "stop"),))
     assert house.store.finish(ref, "w1", attempt, outcome, rest)[0] == "accepted"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from worker.engine.factory import build_engine
 from worker.engine.protocol import Delta, Engine, EngineRequest, EngineResult, Generation, OnDelta, SamplingParams
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
+VLLM = pytest.param(
+    "vllm", marks=pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; make test-vllm has it")
+)
 CONTEXT = 256
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
@@ -117,14 +121,26 @@ def shared_engine(folders: dict[str, Path]) -> Iterator[Callable[[str], Engine]]
         engine.shutdown()
 
 
+def paged_engine(folder: Path, page_size: int | None = 8, compiler: str | None = None, **changes: Any) -> Engine:
+    """The engine for GPUs, here with a kernel in plain torch, and small pages."""
+    from worker.engine.paged_attention import plain_kernel
+    from worker.engine.paged_build import PagedOptions
+    from worker.engine.transformers_engine import TransformersEngine
+
+    options = PagedOptions(kernel=plain_kernel, page_size=page_size, compiler=compiler)
+    return TransformersEngine(small_config(folder, **changes), paged=options)
+
+
 @pytest.fixture
 def new_engine(folders: dict[str, Path]) -> Iterator[Callable[..., Any]]:
-    """Start an engine that the test may break: ``new_engine("gpt2", slots=2)``, or ``new_engine("echo")``."""
+    """Start an engine that the test may break: ``new_engine("gpt2", slots=2)``, ``new_engine("paged")`` or ``new_engine("echo")``."""
     engines: list[Engine] = []
 
     def make(kind: str, **changes: Any) -> Engine:
         if kind == "echo":
             engine = build_engine(EngineConfig(**({"engine": "echo", "slots": 4, "echo_context": CONTEXT} | changes)))
+        elif kind == "paged":
+            engine = paged_engine(folders["gpt2"], **changes)
         else:
             engine = build_engine(small_config(folders[kind], **changes))
         engine.start()
@@ -132,6 +148,36 @@ def new_engine(folders: dict[str, Path]) -> Iterator[Callable[..., Any]]:
         return engine
 
     yield make
+    for engine in engines:
+        engine.shutdown()
+
+
+@pytest.fixture(scope="session")
+def vllm_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A model whose heads are of a size that vLLM has kernels for on a CPU."""
+    folder = tmp_path_factory.mktemp("vllm")
+    tiny_model("qwen2", len(tokenizer), num_attention_heads=2, num_key_value_heads=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def vllm_config(folder: Path, **changes: Any) -> EngineConfig:
+    """As ``small_config``, uncompiled, in little memory."""
+    return small_config(folder, **({"engine": "vllm", "enforce_eager": True, "kv_cache_bytes": 2**26} | changes))
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(vllm_folder: Path) -> Iterator[Callable[[], Engine]]:
+    """A started vLLM, the same as long as it is healthy: it takes half a minute to load."""
+    engines: list[Engine] = []
+
+    def get() -> Engine:
+        if not engines or not engines[-1].healthy():
+            engines.append(build_engine(vllm_config(vllm_folder)))
+            engines[-1].start()
+        return engines[-1]
+
+    yield get
     for engine in engines:
         engine.shutdown()
 

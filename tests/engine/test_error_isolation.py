@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from shared.errors import EngineStoppedError, GenerationError
+from shared.errors import EngineMemoryError, EngineStoppedError, GenerationError
 from tests.engine.conftest import Listener, greedy, run, submit
-from worker.engine.protocol import Engine
+from worker.engine.protocol import Engine, SamplingParams
 from worker.engine.row_sampling import RowSampling
 
 PROMPT = tuple(range(20, 50))
@@ -184,3 +184,155 @@ def test_a_detokenizer_that_raises_fails_its_row(engine: Any) -> None:
         assert run(engine, PROMPT, greedy(20)) == alone
     finally:
         tokenization.decode = decode
+
+
+def poisoned(runner: Any, error: Exception) -> list[int]:
+    """Every forward with the poison in it raises. Returns a list that grows with each."""
+    forward, raised = runner.forward, list[int]()
+
+    def picky(tokens: Any, *args: Any) -> torch.Tensor:
+        if POISON in tokens:
+            raised.append(len(tokens))
+            raise error
+        result: torch.Tensor = forward(tokens, *args)
+        return result
+
+    runner.forward = picky
+    return raised
+
+
+def test_of_a_step_that_raises_only_the_culprit_fails(engine: Engine) -> None:
+    """Three that run, then one whose tokens make every step raise, then one more: the four good ones say what they say alone."""
+    asked = [greedy(40), SamplingParams(max_tokens=40, seed=4, ignore_eos=True), greedy(40, repetition_penalty=1.3)]
+    alone = [run(engine, PROMPT, params) for params in [*asked, greedy(5)]]
+    raised = poisoned(runner_of(engine), RuntimeError("cannot add this up"))
+    heard = [Listener(hold=at == 0) for at in range(3)]
+    running = [submit(engine, PROMPT, params, listen) for params, listen in zip(asked, heard, strict=True)]
+    assert heard[0].heard.wait(20)
+    bad = submit(engine, (3, POISON, 3), greedy(5))
+    after = submit(engine, PROMPT, greedy(5))
+    heard[0].go.set()
+    with pytest.raises(GenerationError):
+        bad.result(30)
+    assert [handle.result(30) for handle in [*running, after]] == alone
+    assert [listener.text() for listener in heard] == [result.completions[0].text for result in alone[:3]]
+    assert len(raised) == 2, "once in company, once as the only suspect"
+    assert engine.healthy()
+
+
+def test_a_row_that_goes_bad_later_is_found_too(engine: Engine) -> None:
+    """The culprit has run for a while, with others beside it, when its steps begin to raise."""
+    alone = run(engine, PROMPT, greedy(40))
+    runner, heard = runner_of(engine), Listener(hold=True)
+    step = runner.step
+
+    def picky(plan: Any) -> Any:
+        if any(row.prompt[0] == POISON and len(row.output) >= 5 for row in plan.rows):
+            raise RuntimeError("cannot go on with this")
+        return step(plan)
+
+    runner.step = picky
+    first = submit(engine, PROMPT, greedy(40), heard)
+    assert heard.heard.wait(20)
+    bad = submit(engine, (POISON, 3), greedy(20))
+    last = submit(engine, PROMPT, greedy(40))
+    heard.go.set()
+    with pytest.raises(GenerationError):
+        bad.result(30)
+    assert first.result(30) == last.result(30) == alone
+    assert engine.healthy()
+
+
+def test_one_hiccup_in_company_fails_nobody(engine: Engine) -> None:
+    alone = run(engine, PROMPT, greedy(30, n=2))
+    runner, heard = runner_of(engine), Listener(hold=True)
+    running = [submit(engine, PROMPT, greedy(30, n=2), heard), submit(engine, PROMPT, greedy(30, n=2))]
+    assert heard.heard.wait(20)
+    forward = runner.forward
+
+    def raising(*args: Any) -> torch.Tensor:
+        runner.forward = forward
+        raise RuntimeError("the device hiccuped")
+
+    runner.forward = raising
+    heard.go.set()
+    assert [handle.result(30) for handle in running] == [alone, alone]
+
+
+def test_hiccups_without_end_end_the_engine_or_its_requests(engine: Engine) -> None:
+    """Every third step raises, whoever is in it: nobody waits for ever."""
+    runner, steps = runner_of(engine), 0
+    step = runner.step
+
+    def moody(plan: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps % 3 == 0:
+            raise RuntimeError("once more")
+        return step(plan)
+
+    runner.step = moody
+    handles = [submit(engine, PROMPT, greedy(100)) for _ in range(9)]
+    for handle in handles:
+        with pytest.raises((GenerationError, EngineStoppedError)):
+            handle.result(30)
+
+
+MEMORY_ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS, ids=lambda error: type(error).__name__)
+def test_where_memory_runs_out_steps_become_smaller_and_nobody_fails(
+    new_engine: Callable[..., Any], error: Exception
+) -> None:
+    engine = new_engine("gpt2", token_budget=64)
+    alone = [run(engine, PROMPT, greedy(30, n=n)) for n in (1, 2)]
+    runner, sizes = runner_of(engine), list[int]()
+    forward = runner.forward
+
+    def cramped(tokens: Any, *args: Any) -> torch.Tensor:
+        """Memory for 20 tokens in a step."""
+        sizes.append(len(tokens))
+        if len(tokens) > 20:
+            raise error
+        result: torch.Tensor = forward(tokens, *args)
+        return result
+
+    runner.forward = cramped
+    handles = [submit(engine, PROMPT, greedy(30, n=1 + at % 2)) for at in range(6)]
+    assert [handle.result(30) for handle in handles] == [alone[at % 2] for at in range(6)]
+    assert max(sizes) > 20
+    assert sum(size > 20 for size in sizes) < 8
+    assert engine.healthy()
+    runner.forward = forward
+    run(engine, PROMPT, greedy(200))
+    chunks = list[int]()
+    step = runner.step
+
+    def noted(plan: Any) -> Any:
+        chunks.extend(chunk.end for chunk in plan.chunks)
+        return step(plan)
+
+    runner.step = noted
+    assert run(engine, PROMPT, greedy(30)) == alone[0]
+    assert chunks == [len(PROMPT)], "after quiet steps they are as large as before"
+
+
+def test_a_request_that_does_not_fit_the_memory_even_alone_says_so(engine: Engine) -> None:
+    alone = run(engine, PROMPT, greedy(20))
+    poisoned(runner_of(engine), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"))
+    heard = Listener(hold=True)
+    neighbour = submit(engine, PROMPT, greedy(20), heard)
+    assert heard.heard.wait(20)
+    bad = submit(engine, (POISON,) * 3, greedy(5))
+    heard.go.set()
+    with pytest.raises(EngineMemoryError) as caught:
+        bad.result(30)
+    assert (caught.value.code, caught.value.retryable) == ("out_of_memory", True)
+    assert "GiB" not in caught.value.message
+    assert neighbour.result(30) == alone
+    assert engine.healthy()

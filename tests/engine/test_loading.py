@@ -18,7 +18,6 @@ from worker.engine import attention
 from worker.engine.config import EngineConfig
 from worker.engine.factory import build_engine
 from worker.engine.loading import choose_dtype
-from worker.engine.memory import choose_capacity
 from worker.engine.packing import pack_linears
 from worker.engine.transformers_engine import model_context
 
@@ -165,23 +164,6 @@ def test_dtype_follows_the_device(monkeypatch: pytest.MonkeyPatch, tokenizer: Pr
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert choose_dtype("auto", cuda, config) is torch.bfloat16
     assert choose_dtype("float32", cuda, config) is torch.float32
-
-
-def test_memory_shortens_the_context_first_and_then_takes_slots() -> None:
-    cpu = torch.device("cpu")
-
-    def capacity(**values: Any) -> tuple[int, int]:
-        chosen, size = choose_capacity(EngineConfig(**values), 32_768, 1000, cpu)
-        assert size == chosen.slots * chosen.context * 1000
-        return chosen.slots, chosen.context
-
-    assert capacity(kv_cache_bytes=10**12) == (32, 32_768)
-    assert capacity(kv_cache_bytes=128_000_000) == (32, 4000)
-    assert capacity(kv_cache_bytes=20_480_000) == (10, 2048)
-    assert capacity(kv_cache_bytes=20_480_000, max_context=20_480) == (1, 20_480)
-    assert capacity(kv_cache_bytes=20_480_000, slots=5) == (5, 4096)
-    with pytest.raises(ModelLoadError, match="Lower the slots"):
-        capacity(kv_cache_bytes=20_480_000, slots=16, max_context=4096)
 
 
 def test_packing_replaces_only_what_gains(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from tests.engine.conftest import greedy
 from worker.engine.generation import PendingGeneration
+from worker.engine.ledger import Ledger
 from worker.engine.protocol import EngineRequest
 from worker.engine.scheduler import Scheduler, StepPlan
 from worker.engine.sequence import Row, RowGroup
@@ -17,14 +19,29 @@ def group(prompt_tokens: int, n: int = 1) -> RowGroup:
 
 
 class FakeCache:
-    """Remembers whose tokens lie in each slot, and fails the test when a plan reads what is not there."""
+    """Remembers whose tokens lie in each slot, and fails the test when a plan reads what is not there. ``known``: rows whose
+    first tokens it says it has already, and how many."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, known: Callable[[Row], int] = lambda row: 0) -> None:
         self.slots: list[list[Row]] = [[] for _ in range(slots)]
+        self.known = known
+        self.sound: list[Row] = []
+
+    def reuse(self, row: Row) -> int:
+        assert row.computed == 0
+        return min(self.known(row), row.length - 1)
+
+    def vacate(self, row: Row, *, sound: bool) -> None:
+        if any(self.slots):  # else this test runs no steps
+            assert self.slots[row.slot][: row.computed] == [row] * row.computed
+        if sound:
+            self.sound.append(row)
 
     def run(self, plan: StepPlan) -> None:
         for move in plan.moves:
             self.slots[move.target] = self.slots[move.source][: move.length]
+        for row in plan.reused:
+            self.slots[row.slot] = [row] * row.computed
         for slot, row in enumerate(plan.decoding):
             assert row.slot == slot
             assert self.slots[slot][: row.computed] == [row] * row.computed
@@ -33,23 +50,29 @@ class FakeCache:
             assert chunk.row.slot >= len(plan.decoding)
             assert self.slots[chunk.row.slot][: chunk.start] == [chunk.row] * chunk.start
             self.slots[chunk.row.slot] = [chunk.row] * chunk.end
+            assert chunk.end <= chunk.row.length
             if chunk.completes:
-                for row in chunk.row.group.rows:
+                for row in chunk.rows:
                     self.slots[row.slot] = [row] * chunk.end
+
+
+def scheduler_over(cache: FakeCache, token_budget: int, tokens: int = 10**6, page: int = 16) -> Scheduler:
+    return Scheduler(len(cache.slots), token_budget, Ledger(tokens, page), cache)
 
 
 def test_slots_stay_packed_whoever_comes_and_goes() -> None:
     dice = random.Random(4)
     for _ in range(60):
         slots, budget = dice.randint(1, 6), dice.randint(1, 20)
-        scheduler, cache = Scheduler(slots, budget), FakeCache(slots)
+        cache = FakeCache(slots, lambda row: dice.randint(0, 20))
+        scheduler = scheduler_over(cache, budget)
         alive: list[RowGroup] = []
         for _ in range(80):
             if dice.random() < 0.4:
                 alive.append(group(dice.randint(1, 40), dice.randint(1, slots)))
                 scheduler.add(alive[-1])
             if alive and dice.random() < 0.3:
-                scheduler.drop(alive.pop(dice.randrange(len(alive))))
+                scheduler.drop(alive.pop(dice.randrange(len(alive))), sound=True)
             if scheduler.idle:
                 continue
             plan = scheduler.plan()
@@ -61,23 +84,23 @@ def test_slots_stay_packed_whoever_comes_and_goes() -> None:
             assert len(scheduler.batch) <= slots
             for row in plan.sampled:
                 if dice.random() < 0.15:
-                    scheduler.retire(row)
+                    scheduler.retire(row, sound=True)
 
 
 def test_first_come_first_served() -> None:
-    scheduler = Scheduler(slots=2, token_budget=100)
+    scheduler = scheduler_over(FakeCache(2), 100)
     groups = [group(5) for _ in range(4)]
     for each in groups:
         scheduler.add(each)
     plan = scheduler.plan()
     assert [chunk.row.group for chunk in plan.chunks] == groups[:2]
     scheduler.advance(plan)
-    scheduler.drop(groups[0])
+    scheduler.drop(groups[0], sound=True)
     assert [chunk.row.group for chunk in scheduler.plan().chunks] == [groups[2]]
 
 
 def test_a_long_prompt_never_holds_a_running_row_for_more_than_one_budget() -> None:
-    scheduler = Scheduler(slots=4, token_budget=16)
+    scheduler = scheduler_over(FakeCache(4), 16)
     first, long = group(3), group(100)
     scheduler.add(first)
     scheduler.advance(scheduler.plan())
@@ -93,7 +116,7 @@ def test_a_long_prompt_never_holds_a_running_row_for_more_than_one_budget() -> N
 
 
 def test_a_request_of_n_waits_for_n_slots_and_is_not_overtaken() -> None:
-    scheduler = Scheduler(slots=3, token_budget=100)
+    scheduler = scheduler_over(FakeCache(3), 100)
     running, wide, narrow = group(2), group(2, n=3), group(2)
     for each in (running, wide, narrow):
         scheduler.add(each)
@@ -101,7 +124,7 @@ def test_a_request_of_n_waits_for_n_slots_and_is_not_overtaken() -> None:
     assert [chunk.row.group for chunk in plan.chunks] == [running]
     scheduler.advance(plan)
     assert not scheduler.plan().chunks
-    scheduler.drop(running)
+    scheduler.drop(running, sound=True)
     assert [chunk.row.group for chunk in scheduler.plan().chunks] == [wide]
 
 

@@ -21,14 +21,14 @@ def events(drive: Driver, ref: JobRef, after: int = 0) -> list[tuple[int, str, s
 
 
 def say(drive: Driver, ref: JobRef, *texts: str, attempt: int = 1, since: int = 0, who: str = "w1") -> int:
-    said = Said(ref, attempt, since, tuple((0, text) for text in texts))
+    said = Said(ref, attempt, since, tuple(("0", text) for text in texts))
     return drive.store.progress(who, [said])[0]
 
 
 def end(
     drive: Driver, ref: JobRef, *texts: str, since: int = 0, attempt: int = 1, outcome: Outcome | None = None
 ) -> str:
-    said = Said(ref, attempt, since, tuple((0, text) for text in texts))
+    said = Said(ref, attempt, since, tuple(("0", text) for text in texts))
     return drive.store.finish(ref, "w1", attempt, outcome or success("".join(texts)), said)[0]
 
 
@@ -55,7 +55,7 @@ class TestLog:
 
     def test_several_jobs_and_completions_in_one_call(self, drive: Driver):
         first, second = drive.running(), drive.running()
-        said = [Said(first, 1, 0, ((0, "a"), (2, "b"))), Said(second, 1, 0, ((1, "c"),))]
+        said = [Said(first, 1, 0, (("0", "a"), ("2", "b"))), Said(second, 1, 0, (("1", "c"),))]
         assert drive.store.progress("w1", said) == [2, 1]
         assert events(drive, first, 2) == [(3, "0", "a"), (4, "2", "b")]
         assert events(drive, second, 2) == [(3, "1", "c")]

@@ -17,7 +17,7 @@ from shared.errors import (
     QueueLimitError,
     RateLimitedError,
 )
-from shared.job import Choice, JobError, JobRef, JobStatus, Outcome, Priority, Usage
+from shared.job import Choice, JobError, JobRef, JobStatus, Outcome, Priority, PromptEcho, Result, Structure, Usage
 from shared.store.protocol import Idempotency, JobFilter, RateLimit, Stop
 from shared.store.retention import Retention
 from tests.store.conftest import ACCEPTED, FENCED, MODEL, Driver, success, worker
@@ -34,6 +34,25 @@ class TestSubmit:
         assert (job.queue_position, job.key_id) == (1, "key_1")
         assert job.eta_ms is not None
         assert job.eta_ms >= 0
+
+    def test_all_that_can_be_said_about_sampling_comes_back(self, drive: Driver):
+        asked = {
+            "min_p": 0.1,
+            "presence_penalty": -2.0,
+            "frequency_penalty": 0.5,
+            "logit_bias": ((3, -100.0), (17, 2.5)),
+            "stop_token_ids": (0, 2**31 - 1),
+            "min_tokens": 4,
+            "ignore_eos": True,
+            "logprobs": 0,
+            "echo": True,
+            "prompt_token_ids": (5, 6),
+            "structure": Structure("json_schema", '{"const":"\\u0000 \\" 你"}'),
+            "adapter": "tea",
+        }
+        spec = drive.store.get(drive.ref("", **asked)).spec
+        assert {name: getattr(spec, name) for name in asked} == asked
+        assert isinstance(spec.structure, Structure)
 
     def test_positions_count_up_and_higher_classes_go_first(self, drive: Driver):
         assert drive.submit().positions == (1,)
@@ -345,10 +364,25 @@ class TestTenants:
         assert drive.store.submit(two).created
         assert drive.store.get(JobRef("rival", one.jobs[0].id)).spec.prompt == "theirs"
 
+    def test_an_end_and_its_cache_entry_keep_log_probabilities_fingerprint_and_echo(self, drive: Driver):
+        ref = drive.running()
+        choices = (Choice(0, "a", "stop", "packed"), Choice(1, "b", "length"))
+        brought = {"system_fingerprint": "fp_1", "echo": PromptEcho("hello", "packed too")}
+        outcome = Outcome(JobStatus.SUCCEEDED, choices, Usage(3, 2, 1), cache_key="k", **brought)
+        assert drive.finish(ref, "w1", 1, outcome) == ACCEPTED
+        assert drive.store.get(ref).result == outcome.result
+        assert drive.store.cached("shop", "k") == outcome.result
+
+    def test_a_prompt_of_token_ids_is_no_turn_of_the_conversation(self, drive: Driver):
+        for more in ({"prompt_token_ids": (1, 2)}, {}):
+            ref = drive.running(user_id="u", **more)
+            drive.finish(ref, "w1", 1, success("said"))
+        assert [turn.job_id for turn in drive.store.history("shop", "u")] == [ref.id]
+
     def test_the_cache_does_not_cross_tenants(self, drive: Driver):
         ref = drive.running()
         drive.finish(ref, "w1", 1, success(cache_key="k"))
-        assert drive.store.cached("shop", "k") == ((Choice(0, "world", "stop"),), Usage(3, 2))
+        assert drive.store.cached("shop", "k") == Result((Choice(0, "world", "stop"),), Usage(3, 2))
         assert drive.store.cached("rival", "k") is None
 
 

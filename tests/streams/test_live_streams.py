@@ -240,7 +240,7 @@ def test_slow_readers_of_a_real_server(start_stack, redis_url: str) -> None:
     slow = [stack.api.open(stack.api.head(f"/api/jobs/{job_id}/stream", method="GET")) for _ in range(6)]
     until(lambda: channels(stack), 10)
     for number in range(100):
-        stack.api.store.progress("w1", [Said(ref, 1, number, ((0, "x" * 100_000),))])
+        stack.api.store.progress("w1", [Said(ref, 1, number, (("0", "x" * 100_000),))])
     for _ in range(5):
         began = time.monotonic()
         assert stack.api.call("GET", "/api/modes").status == 200

@@ -438,7 +438,7 @@ def test_couriers_are_counted(post: Post) -> None:
 
 
 def _say(post: Post, ref: JobRef, since: int, *texts: str, attempt: int = 1) -> None:
-    said = Said(ref, attempt, since, tuple((0, text) for text in texts))
+    said = Said(ref, attempt, since, tuple(("0", text) for text in texts))
     assert post.jobs.progress("w1", [said]) == [since + len(texts)]
 
 

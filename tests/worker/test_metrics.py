@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
@@ -16,7 +17,7 @@ from shared.store.protocol import ModelInfo, Stop, WorkerInfo
 from tests.api.test_metrics import samples
 from tests.servers import free_port, until
 from tests.worker.conftest import submit
-from worker.engine.protocol import Engine
+from worker.engine.protocol import Engine, Reused
 from worker.metrics import WorkerMetrics
 from worker.prompts import PromptBuilder
 from worker.publisher import Publisher
@@ -78,6 +79,15 @@ def test_a_job_from_submit_to_end(desk: Desk):
         assert desk.value(f"vllm:{name}_seconds_count") == 1
     assert desk.value("vllm:e2e_request_latency_seconds_sum") >= desk.value("vllm:time_to_first_token_seconds_sum")
     assert desk.value("vllm:time_to_first_token_seconds_sum") >= desk.value("vllm:request_queue_time_seconds_sum")
+
+
+def test_memory_and_what_was_reused(desk: Desk, echo: Engine, monkeypatch: pytest.MonkeyPatch):
+    stats = replace(echo.stats(), preemptions=3, reused=Reused(queries=70, hits=48, held_bytes=900))
+    monkeypatch.setattr(echo, "stats", lambda: stats)
+    assert desk.value("vllm:num_preemptions_total") == 3
+    assert desk.value("vllm:prefix_cache_queries_total") == 70
+    assert desk.value("vllm:prefix_cache_hits_total") == 48
+    assert desk.value("textgen_prefix_cache_bytes") == 900
 
 
 def test_rows_of_a_step(desk: Desk):

@@ -88,3 +88,19 @@ def test_a_prompt_that_cannot_fit_is_refused():
         assert error.value.param == "prompt"
     finally:
         engine.shutdown()
+
+
+def test_shared_is_what_comes_before_anything_of_a_users(echo: Engine):
+    builder = PromptBuilder(echo, load_modes())
+    template = load_modes()["support"].templates["en"]
+    before = "".join(piece.text for piece in plain_pieces(template, (), "\0")).split("\0")[0]
+    assert len(before) > 20
+    for text in ("hello", before, "\nCustomer:", "{input}"):
+        built = builder.build(JobSpec(text, "support", "demo"))
+        assert text_of(echo, built.ids[: built.shared_tokens]) == before
+    turn = Turn("j1", "what I asked", "what it said", "support", 0)
+    built = builder.build(JobSpec("hello", "support", "demo"), (turn,))
+    shared = text_of(echo, built.ids[: built.shared_tokens])
+    assert before.startswith(shared)
+    assert len(shared) > 20
+    assert "what" not in shared

@@ -88,7 +88,7 @@ def test_completions_are_kept_apart(store: CountingStore, echo: Engine):
         speech.say(Delta(index, text, 1))
     rest = speech.close()
     assert rest is not None
-    assert (rest.since, rest.entries) == (0, ((0, "ab"), (1, "xy")))
+    assert (rest.since, rest.entries) == (0, (("0", "ab"), ("1", "xy")))
 
 
 def test_what_redis_did_not_take_comes_later_and_once(store: CountingStore, echo: Engine, publisher: Publisher):

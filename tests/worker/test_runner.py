@@ -13,7 +13,7 @@ from shared.store.memory import MemoryStore
 from shared.store.protocol import Hint, JobFilter, Stop
 from tests.servers import until
 from tests.worker.conftest import make_runner, submit
-from worker.engine.protocol import Engine
+from worker.engine.protocol import Engine, EngineRequest
 from worker.runner import Runner
 
 
@@ -27,6 +27,18 @@ def test_a_job_is_run_to_its_end(runner: Runner, store: MemoryStore):
     assert job.usage.prompt_tokens > 5
     assert job.choices[0].finish_reason == "length"
     assert runner.running() == []
+
+
+def test_the_engine_learns_whose_text_it_is(
+    runner: Runner, store: MemoryStore, echo: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[EngineRequest] = []
+    submitting = echo.submit
+    monkeypatch.setattr(echo, "submit", lambda request, say: asked.append(request) or submitting(request, say))
+    runner.run(submit(store, "hello", tenant="rival"))
+    (request,) = asked
+    assert request.reuse_scope == "rival"
+    assert 0 < request.shared_tokens < bytes(request.prompt).index(b"hello") + 1
 
 
 def test_a_hint_without_work_does_nothing(runner: Runner, store: MemoryStore):

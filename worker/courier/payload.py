@@ -23,4 +23,4 @@ def _data(message: Message) -> dict[str, Any]:
     job = message.job
     if message.type == "job.output":
         return {"id": job.id, "status": job.status.value, "attempt": job.attempt, "output": message.text or ""}
-    return job_view(job).model_dump(mode="json", by_alias=True)
+    return job_view(job, logprobs=False).model_dump(mode="json", by_alias=True)

@@ -6,6 +6,8 @@ Anything else that changes the scores (soft-capping, sinks, position biases) is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -42,15 +44,21 @@ def slot_attention(
 
     Raises: NotImplementedError for a model that needs more than this.
     """
-    refused = [name for name in _REFUSED if kwargs.get(name) is not None]
-    if refused or slot_batch is None:
-        raise NotImplementedError(f"attention with {', '.join(refused) or 'no batch'}")
+    refuse_more_than_plain(kwargs)
+    assert slot_batch is not None
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     if slot_batch.decoding:
         _attend_decoding(out, query, key, value, scaling, sliding_window, slot_batch)
     for chunk in slot_batch.chunks:
         _attend_chunk(out, query, key, value, scaling, sliding_window, chunk)
     return out.unsqueeze(0), None
+
+
+def refuse_more_than_plain(given: Mapping[str, object]) -> None:
+    """Raises: NotImplementedError for an argument that would change the scores."""
+    refused = [name for name in _REFUSED if given.get(name) is not None]
+    if refused:
+        raise NotImplementedError(f"attention with {', '.join(refused)}")
 
 
 def _attend_decoding(
@@ -64,7 +72,12 @@ def _attend_decoding(
 ) -> None:
     """One query for each of slots 0..r-1. The heads that share a key head become its queries, so nothing is repeated."""
     rows, longest, heads = batch.decoding, batch.longest, key.shape[1]
-    grouped = query[0, :, :rows].transpose(0, 1).reshape(rows, heads, -1, query.shape[3])
+    newest = query[0, :, :rows].transpose(0, 1)
+    if batch.kernel is not None and newest.stride(2) == 1:
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        batch.kernel(out, newest, key, value, batch.positions, scale, window)
+        return
+    grouped = newest.reshape(rows, heads, -1, query.shape[3])
     attended = scaled_dot_product_attention(
         grouped,
         key[:rows, :, :longest],

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from shared.errors import InvalidRequestError
 from worker.engine.config import EngineConfig
-from worker.engine.protocol import EngineInfo, EngineRequest, Message, Piece
+from worker.engine.fingerprint import fingerprint
+from worker.engine.protocol import EngineInfo, EngineRequest, Message, Piece, Reused
 from worker.engine.runner import LoadedModel
 from worker.engine.scheduler import StepPlan
 from worker.engine.sequence import Row
@@ -64,6 +65,16 @@ class EchoRunner:
     def recover(self) -> None:
         return
 
+    def reuse(self, row: Row) -> int:
+        del row  # there is nothing to compute, and so nothing to reuse
+        return 0
+
+    def reused(self) -> Reused:
+        return Reused()
+
+    def vacate(self, row: Row, *, sound: bool) -> None:
+        del row, sound
+
 
 def refuse_what_needs_a_model(request: EngineRequest) -> None:
     """Raises: InvalidRequestError."""
@@ -77,17 +88,20 @@ class EchoEngine(SlotEngine):
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig(engine="echo")
+        context, slots = config.max_context or config.echo_context, config.slots or _SLOTS
         info = EngineInfo(
             engine="echo",
             model=config.model_id or "echo",
             revision=config.revision or "1",
             device="cpu",
             dtype="none",
-            context_length=config.max_context or config.echo_context,
+            context_length=context,
             vocab_size=END_OF_TEXT + 1,
-            slots=config.slots or _SLOTS,
+            slots=slots,
             token_budget=config.token_budget or _TOKEN_BUDGET,
             has_chat_template=False,
+            system_fingerprint=fingerprint(engine="echo"),
+            kv_tokens=min(slots * context, config.kv_cache_bytes or slots * context),  # a token of it is a byte
         )
         runner = EchoRunner(config.echo_token_delay_s)
         ends = frozenset({END_OF_TEXT})

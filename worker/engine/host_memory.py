@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worker.engine.protocol import DeviceMemory
 
+_MEMINFO = Path("/proc/meminfo")
 _STATM = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -20,6 +21,17 @@ def host_memory() -> DeviceMemory | None:
     except (OSError, ValueError):
         return None
     return DeviceMemory(used, min(total, _limit() or total))
+
+
+def available_memory() -> int:
+    """Bytes that this process could still take: of the machine, and of the container's limit."""
+    try:
+        fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):  # another system: what nobody uses at all
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, used = _limit(), host_memory()
+    return available if limit is None or used is None else max(0, min(available, limit - used.used))
 
 
 def _limit() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,16 @@ from worker.engine.config import EngineConfig
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DIGESTED = 8  # values of a weight, evenly spread: enough to tell two trainings of one architecture apart
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a model says of itself, without its weights. ``config``: transformers' config of a causal model."""
+
+    config: Any
+    tokenizer: PreTrainedTokenizerBase
+    revision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +56,44 @@ def load_weights(config: EngineConfig) -> LoadedWeights:
     Raises: ModelLoadError.
     """
     device = choose_device(config.device)
+    described = describe(config)
+    dtype = choose_dtype(config.dtype, device, described.config)
+    model = _explained(config, lambda c: _load_model(c, dtype))
+    model.to(device).eval().requires_grad_(False)
+    return LoadedWeights(model, described.tokenizer, described.revision, device, dtype)
+
+
+def describe(config: EngineConfig) -> Described:
+    """Read the config and the tokenizer of what ``config.model_id`` names.
+
+    Raises: ModelLoadError (there is none, it is no causal model, it has no fast tokenizer).
+    """
     _check_folder(config.model_id)
     model_config = _explained(config, _load_config)
     _check_causal(config.model_id, model_config)
-    dtype = choose_dtype(config.dtype, device, model_config)
     tokenizer = _explained(config, _load_tokenizer)
-    model = _explained(config, lambda c: _load_model(c, dtype))
-    model.to(device).eval().requires_grad_(False)
     revision = getattr(model_config, "_commit_hash", None) or config.revision or "local"
-    return LoadedWeights(model, tokenizer, revision, device, dtype)
+    return Described(model_config, tokenizer, revision)
+
+
+def declared_ends(tokenizer: PreTrainedTokenizerBase, *declared: int | list[int] | None) -> frozenset[int]:
+    """Ids that end an answer: those that the model's configs declare (``eos_token_id``), or else the tokenizer's."""
+    found: set[int] = set()
+    for ids in declared:
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    if not found and tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    return frozenset(found)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Of names, shapes, types and a few values of each weight: a file of gigabytes is not read again for this."""
+    found = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        flat = weight.reshape(-1)
+        spread = torch.linspace(0, flat.numel() - 1, min(_DIGESTED, flat.numel()), device=flat.device).long()
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype} {flat[spread].float().tolist()}\n".encode())
+    return found.hexdigest()
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
-from shared.errors import EngineStoppedError, GenerationError
+from shared.errors import EngineStoppedError
+from worker.engine.failures import generation_error, judge
 from worker.engine.generation import PendingGeneration
+from worker.engine.ledger import ledger_for
 from worker.engine.protocol import Delta, EngineRequest, EngineStats, FinishReason, OnDelta
 from worker.engine.runner import LoadedModel
 from worker.engine.scheduler import Scheduler, StepPlan
@@ -27,7 +29,8 @@ class EngineLoop:
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        self._scheduler = Scheduler(model.info.slots, model.info.token_budget)
+        self._ledger = ledger_for(model.info)
+        self._scheduler = Scheduler(model.info.slots, model.info.token_budget, self._ledger, model.runner)
         self._failed_steps = 0
         self._tally = Tally(model.info.slots)
         # Guards the fields after it: the mailbox between callers and the loop.
@@ -40,7 +43,8 @@ class EngineLoop:
     # ---- callers, any thread
 
     def submit(self, request: EngineRequest, on_delta: OnDelta | None) -> PendingGeneration:
-        """Raises: EngineStoppedError."""
+        """Raises: ContextLengthError (more than the memory can ever hold), EngineStoppedError."""
+        self._ledger.check(request)
         handle = PendingGeneration()
         tokenization = self.model.tokenization
         group = RowGroup(request, handle, on_delta, tokenization.decode, tokenization.token_text)
@@ -53,24 +57,24 @@ class EngineLoop:
         return handle
 
     def stop(self, drain_s: float) -> None:
-        """End once nothing runs any more, or after ``drain_s`` seconds. What waits fails at once."""
+        """End once nothing runs any more, or after ``drain_s`` seconds. What has not begun fails at once."""
         with self._mail:
             deadline = time.monotonic() + drain_s
             self._stop_at = deadline if self._stop_at is None else min(self._stop_at, deadline)
             self._mail.notify()
 
     def stats(self) -> EngineStats:
-        info = self.model.info
         return EngineStats(
-            running=len(self._scheduler.batch),
+            running=self._scheduler.running,
             waiting=len(self._scheduler.waiting) + len(self._submitted),
             steps=self._tally.steps,
             prompt_tokens=self._tally.prompt_tokens,
             generated_tokens=self._tally.generated_tokens,
             step_rows=tuple(self._tally.rows),
             token_gaps=self._tally.gaps(),
-            kv_cache_usage=sum(row.computed for row in list(self._scheduler.batch))
-            / (info.slots * info.context_length),
+            kv_cache_usage=self._ledger.usage(),
+            preemptions=self._scheduler.preemptions,
+            reused=self.model.runner.reused(),
         )
 
     def _post_cancel(self, group: RowGroup) -> None:
@@ -100,7 +104,7 @@ class EngineLoop:
         while True:
             self._take_mail()
             if self._stop_at is not None:
-                self._fail_all(list(self._scheduler.waiting), EngineStoppedError())
+                self._fail_all([g for g in self._scheduler.waiting if not g.begun], EngineStoppedError())
                 if self._scheduler.idle or time.monotonic() >= self._stop_at:
                     return None
             if not self._scheduler.idle:
@@ -122,7 +126,7 @@ class EngineLoop:
             for row in group.rows:
                 self.model.runner.prepare(row)
         except Exception as error:  # noqa: BLE001  # this request's caller gets it
-            self._fail(group, _generation_error("It could not be prepared", error))
+            self._fail(group, generation_error("It could not be prepared", error))
         else:
             self._scheduler.add(group)
 
@@ -133,13 +137,14 @@ class EngineLoop:
         self._end_if_finished(group)
 
     def _step(self, plan: StepPlan) -> list[int | Exception] | None:
-        """The sampled tokens, or None after a step that failed: its rows are failed too, and the engine goes on."""
+        """The sampled tokens, or None after a step that failed: whoever is to blame has failed too, and the engine goes on."""
         try:
             tokens = self.model.runner.step(plan)
         except Exception as error:
             logger.exception("A step of %d rows failed.", len(plan.rows))
-            self._fail_all([row.group for row in plan.rows], _generation_error("The step failed", error))
-            self._failed_steps += 1
+            verdict = judge(self._scheduler, plan, error)
+            self._fail_all(verdict.convicted, verdict.error)
+            self._failed_steps += not verdict.eased
             if self._failed_steps >= _MOST_FAILED_STEPS:
                 raise
             self.model.runner.recover()
@@ -154,7 +159,7 @@ class EngineLoop:
             if row.group.ended or row.finish_reason is not None:
                 continue
             if isinstance(token, Exception):
-                self._fail(row.group, _generation_error("No token could be chosen", token))
+                self._fail(row.group, generation_error("No token could be chosen", token))
                 continue
             self._take_token(row, token)
 
@@ -162,11 +167,11 @@ class EngineLoop:
         try:
             delta = row.accept(token, self.model.end_tokens)
         except Exception as error:  # noqa: BLE001  # this request's caller gets it
-            self._fail(row.group, _generation_error("Its tokens could not be turned into text", error))
+            self._fail(row.group, generation_error("Its tokens could not be turned into text", error))
             return
         self._tell(row.group, delta)
         if row.finish_reason is not None:
-            self._scheduler.retire(row)
+            self._scheduler.retire(row, sound=True)
             self._end_if_finished(row.group)
 
     def _tell(self, group: RowGroup, delta: Delta | None) -> None:
@@ -175,25 +180,25 @@ class EngineLoop:
         try:
             group.on_delta(delta)
         except BaseException as error:  # noqa: BLE001  # the caller's code: not even a SystemExit of it may end the loop
-            self._fail(group, _generation_error("Its listener raised", error))
+            self._fail(group, generation_error("Its listener raised", error))
 
     def _end_if_finished(self, group: RowGroup) -> None:
         if group.finished and not group.ended:
-            self._leave(group)
+            self._leave(group, sound=True)
             group.handle.complete(group.result())
 
     def _fail(self, group: RowGroup, error: Exception) -> None:
         if not group.ended:
-            self._leave(group)
+            self._leave(group, sound=False)
             group.handle.fail(error)
 
     def _fail_all(self, groups: Iterable[RowGroup], error: Exception) -> None:
         for group in groups:
             self._fail(group, error)
 
-    def _leave(self, group: RowGroup) -> None:
+    def _leave(self, group: RowGroup, *, sound: bool) -> None:
         group.ended = True
-        self._scheduler.drop(group)
+        self._scheduler.drop(group, sound=sound)
         for row in group.rows:
             self.model.runner.release(row)
 
@@ -202,16 +207,9 @@ class EngineLoop:
         with self._mail:
             self.dead = True
             submitted, self._submitted = self._submitted, deque()
-        running = [row.group for row in self._scheduler.batch]
-        for group in dict.fromkeys([*running, *self._scheduler.waiting, *submitted]):
+        groups = [*self._scheduler.groups, *submitted]
+        for group in groups:
             group.ended = True
-            self._scheduler.drop(group)
             group.handle.fail(error)
-
-
-def _generation_error(what: str, cause: BaseException) -> GenerationError:
-    if isinstance(cause, GenerationError):
-        return cause
-    error = GenerationError(f"This generation failed. {what}: {type(cause).__name__}.")
-    error.__cause__ = cause
-    return error
+        for group in groups:  # last, since whatever ended the loop may spoil this too
+            self._scheduler.drop(group, sound=False)

@@ -1,15 +1,17 @@
-"""How many tokens fit: slots times context, from what the device has."""
+"""How many tokens fit, from what the device has free: that is the limit, not slots times context."""
 
 from __future__ import annotations
 
-import os
+import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from shared.errors import ModelLoadError
+from worker.engine.cache import KeyValueShape
 from worker.engine.config import EngineConfig
-from worker.engine.host_memory import host_memory
+from worker.engine.host_memory import available_memory, host_memory
 from worker.engine.protocol import DeviceMemory
 
 _GIB = 1024**3
@@ -17,41 +19,58 @@ _SLOTS = {"cpu": 32, "cuda": 64}
 _TOKEN_BUDGET = {"cpu": 128, "cuda": 2048}
 _MOST_ON_CPU = 4 * _GIB
 _SHARE = {"cpu": 0.5, "cuda": 0.8}  # of what is free once the weights are there; the rest is for activations and others
-_SMALLEST_CONTEXT = 2048  # with a long-context model, shorten the context to this before giving up slots
+_PAGE = 16  # tokens
+_PREFIX_PART = 8  # one part in so many is for prefixes
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Rows at once, tokens a row holds, prompt tokens computed in one step."""
+    """Rows at once, tokens that a row may have, prompt tokens computed in one step; tokens of all rows that fit in memory,
+    whole pages, and tokens in a page; bytes for what is kept of rows that are over."""
 
     slots: int
     context: int
     token_budget: int
+    kv_tokens: int
+    kv_page: int
+    prefix_bytes: int = 0
 
 
 def choose_capacity(
-    config: EngineConfig, model_context: int, bytes_per_token: int, device: torch.device
-) -> tuple[Capacity, int]:
-    """The capacity, and the bytes that its keys and values take.
+    config: EngineConfig, model_context: int, shapes: Sequence[KeyValueShape], device: torch.device
+) -> Capacity:
+    """What the memory allows, with what the configuration fixes left as it is.
 
-    Context is shortened before slots are given up, and slots before the context falls under 2,048 tokens; what the
-    configuration fixes is not touched. Raises: ModelLoadError if that does not fit.
+    Slots and context cost nothing by themselves: where rows would take more than is there, some of them wait. So the context
+    is shortened only where not even one row of it would fit. Raises: ModelLoadError if the context was fixed at more than
+    that, or if nothing fits at all.
     """
     budget = config.kv_cache_bytes or _free_bytes(device)
-    tokens = budget // bytes_per_token
-    slots = config.slots or _SLOTS[device.type]
+    bytes_per_token = sum(shape.bytes_per_token for shape in shapes)
+    prefix = budget // _PREFIX_PART if config.prefix_cache_bytes is None else config.prefix_cache_bytes
+    rows = max(0, budget - prefix)
+    page = _page_tokens(shapes, device)
+    pages = rows // (bytes_per_token * page)
     context = min(config.max_context or model_context, model_context)
     if config.max_context is None:
-        context = min(context, max(tokens // slots, _SMALLEST_CONTEXT))
-    if config.slots is None:
-        slots = max(1, min(slots, tokens // context))
-    if slots * context > tokens:
+        context = min(context, pages * page)
+    if not 0 < context <= pages * page:
         raise ModelLoadError(
-            f"{slots} slots of {context} tokens take {slots * context * bytes_per_token / _GIB:.2f} GiB for keys and "
-            f"values, and {budget / _GIB:.2f} GiB are there. Lower the slots or the context, or allow more memory."
+            f"One row of {context or page} tokens takes {(context or page) * bytes_per_token / _GIB:.2f} GiB for keys and "
+            f"values, and {rows / _GIB:.2f} GiB are there beside those of prefixes. Lower the context, or allow more memory."
         )
-    capacity = Capacity(slots, context, config.token_budget or _TOKEN_BUDGET[device.type])
-    return capacity, slots * context * bytes_per_token
+    slots = config.slots or min(_SLOTS[device.type], pages)
+    pages = min(pages, slots * -(-context // page))
+    budget_tokens = config.token_budget or _TOKEN_BUDGET[device.type]
+    return Capacity(slots, context, budget_tokens, pages * page, page, prefix)
+
+
+def _page_tokens(shapes: Sequence[KeyValueShape], device: torch.device) -> int:
+    """On a CPU a page is what the system gives: one of its pages holds so many tokens of a head."""
+    if device.type != "cpu":
+        return _PAGE
+    smallest = min(min(shape.key_dim, shape.value_dim) * shape.dtype.itemsize for shape in shapes)
+    return max(_PAGE, -(-mmap.PAGESIZE // smallest))
 
 
 def device_memory(device: torch.device) -> DeviceMemory | None:
@@ -66,5 +85,4 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * _SHARE["cuda"])
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(_MOST_ON_CPU, int(available * _SHARE["cpu"]))
+    return min(_MOST_ON_CPU, int(available_memory() * _SHARE["cpu"]))

@@ -11,63 +11,95 @@ from shared.errors import GenerationError
 from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
 from worker.engine.logprobs import chances
 from worker.engine.lora import ActiveAdapters
-from worker.engine.row_sampling import RowSampling
+from worker.engine.native.decode import DecodeAttention
+from worker.engine.prefix_cache import PrefixCache
+from worker.engine.protocol import Reused
+from worker.engine.row_sampling import RowSampling, RowSamplings
 from worker.engine.sampler import Sampler
 from worker.engine.scheduler import Chunk, Copy, StepPlan
 from worker.engine.sequence import Row
-from worker.engine.structured import StructureCompiler
 
 logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """A ``Runner`` over a transformers model whose attention is ``attention.slot_attention``."""
+    """A ``Runner`` over a transformers model whose attention is ``attention.slot_attention``. kernel: as in ``PackedBatch``.
+    prefix: what was computed before; None where nothing is kept of it."""
 
     def __init__(
         self,
         model: torch.nn.Module,
         cache: SlotCache,
         device: torch.device,
-        end_tokens: frozenset[int] = frozenset(),
-        structures: StructureCompiler | None = None,
+        samplings: RowSamplings | None = None,
+        kernel: DecodeAttention | None = None,
+        prefix: PrefixCache | None = None,
         adapters: ActiveAdapters | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
+        self.kernel = kernel
         self.sampler = Sampler(device)
-        self._end_tokens = end_tokens
-        self._structures = structures
+        self._samplings = samplings or RowSamplings()
+        self._prefix = prefix
         self._adapters = adapters or ActiveAdapters()
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
     def prepare(self, row: Row) -> None:
-        params = row.group.sampling
-        matcher = None
-        if params.structure is not None:
-            assert self._structures is not None
-            matcher = self._structures.matcher(params.structure)
-        self._sampling[row] = RowSampling(params, row.index, row.prompt, self._end_tokens, matcher)
+        self._sampling[row] = self._samplings.begin(row.group.sampling, row.index, row.prompt)
 
     def release(self, row: Row) -> None:
         self._sampling.pop(row, None)
+        if self._prefix is not None:
+            self._prefix.forget(row)
+
+    def reuse(self, row: Row) -> int:
+        # Log-probabilities of the prompt come from computing all of it.
+        if self._prefix is None or row.group.sampling.prompt_logprobs is not None:
+            return 0
+        try:
+            return self._prefix.find(row)
+        except Exception:
+            logger.exception(
+                "What was computed before could not be looked up."
+            )  # asked between steps: it must not end the loop
+            self._prefix.clear()
+            return 0
+
+    def vacate(self, row: Row, *, sound: bool) -> None:
+        if sound and self._prefix is not None:
+            self._prefix.keep(row, row.computed)
+
+    def reused(self) -> Reused:
+        if self._prefix is None:
+            return Reused()
+        return Reused(self._prefix.queries, self._prefix.hits, self._prefix.held_bytes)
 
     def step(self, plan: StepPlan) -> list[int | Exception]:
         for move in plan.moves:
             self.cache.copy(move)
+        self.cache.settle(_lengths(plan))
+        if self._prefix is not None:
+            for row in plan.reused:
+                self._prefix.fill(row)
         self._slots_used = max((row.slot + 1 for row in [*plan.rows, *plan.sampled]), default=0)
         logits = self._forward_plan(plan)
         self._fork(plan)
         rows = plan.sampled
         if len(logits) != len(rows):
             logits = logits[_logits_of_rows(plan)]
-        return self._choose(logits, rows)
+        tokens = self._choose(logits, rows)
+        self._keep_prompts(plan, tokens)
+        return tokens
 
     def recover(self) -> None:
         """Clear what the failed step may have spoilt, and run one token. Raises whatever is still wrong."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if self._prefix is not None:
+            self._prefix.clear()
         for slot in range(self._slots_used):
             self.cache.clear(slot)
         self._adapters.clear()
@@ -104,6 +136,7 @@ class ModelRunner:
             positions=torch.tensor(lengths, dtype=torch.long).to(self.device),
             longest=max(lengths, default=0) + 1,
             chunks=tuple(chunks),
+            kernel=self.kernel,
         )
 
     def _forward_plan(self, plan: StepPlan) -> torch.Tensor:
@@ -112,28 +145,36 @@ class ModelRunner:
         wanted, chunks = list(range(len(lengths))), []
         for chunk in plan.chunks:
             first = len(tokens)
-            tokens += chunk.row.prompt[chunk.start : chunk.end]
+            tokens += chunk.tokens
             positions += range(chunk.start, chunk.end)
             chunks.append(PackedChunk(chunk.row.slot, first, len(tokens), chunk.start, chunk.end))
             if chunk.completes:
                 wanted.append(len(tokens) - 1)
-        told = _told(plan)
+        asked = [len(lengths) + at for at in told(plan.chunks)]
         if any(row.group.request.adapter for row in plan.rows):
             self._adapters.set(_adapters_of_tokens(plan), self.device)
         else:
             self._adapters.clear()
         # With nothing to sample the model still wants one position to keep.
-        logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *told] or [0])
-        if told:
-            _tell_prompts(plan, logits[len(wanted) :])
+        logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *asked] or [0])
+        if asked:
+            tell_prompts(plan, logits[len(wanted) :])
         return logits[: len(wanted)]
 
     def _fork(self, plan: StepPlan) -> None:
         """Give each completed prompt's keys and values to the other completions of the same request."""
         for chunk in plan.completed:
-            leader, *siblings = chunk.row.group.rows
-            for row in siblings:
-                self.cache.copy(Copy(leader.slot, row.slot, chunk.end))
+            for row in chunk.siblings:
+                self.cache.copy(Copy(chunk.row.slot, row.slot, chunk.end))
+
+    def _keep_prompts(self, plan: StepPlan, tokens: Sequence[int | Exception]) -> None:
+        """Of the prompts that were completed in this step; an answer follows when its row leaves its slot."""
+        if self._prefix is None:
+            return
+        failed = {row for row, token in zip(plan.sampled, tokens, strict=True) if isinstance(token, Exception)}
+        for chunk in plan.completed:
+            if failed.isdisjoint(chunk.rows):
+                self._prefix.keep(chunk.row, chunk.end)
 
     def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int | Exception]:
         if not rows:
@@ -174,6 +215,14 @@ class ModelRunner:
             return error
 
 
+def _lengths(plan: StepPlan) -> list[int]:
+    """Tokens in slots 0, 1, 2, … once the step is over."""
+    lengths = [row.computed + 1 for row in plan.decoding]
+    for chunk in plan.chunks:
+        lengths += [chunk.end] * len(chunk.rows)
+    return lengths
+
+
 def _adapters_of_tokens(plan: StepPlan) -> list[str | None]:
     """The adapter of each packed token."""
     names = [row.group.request.adapter for row in plan.decoding]
@@ -190,18 +239,18 @@ def _to_tell(chunk: Chunk) -> range:
     return range(max(chunk.start, len(group.prompt_chances)), min(chunk.end, len(chunk.row.prompt) - 1))
 
 
-def _told(plan: StepPlan) -> list[int]:
-    """Packed tokens after which logits are needed for ``prompt_logprobs``."""
-    told: list[int] = []
-    first = len(plan.decoding)
-    for chunk in plan.chunks:
-        told += [first + at - chunk.start for at in _to_tell(chunk)]
+def told(chunks: Sequence[Chunk]) -> list[int]:
+    """Of the tokens of ``chunks``, one after the other, those after which logits are needed for ``prompt_logprobs``."""
+    found: list[int] = []
+    first = 0
+    for chunk in chunks:
+        found += [first + at - chunk.start for at in _to_tell(chunk)]
         first += chunk.end - chunk.start
-    return told
+    return found
 
 
-def _tell_prompts(plan: StepPlan, logits: torch.Tensor) -> None:
-    """logits: after each token of ``_told``."""
+def tell_prompts(plan: StepPlan, logits: torch.Tensor) -> None:
+    """logits: after each token of ``told``."""
     first = 0
     for chunk in plan.chunks:
         at, group = _to_tell(chunk), chunk.row.group
@@ -214,5 +263,5 @@ def _logits_of_rows(plan: StepPlan) -> list[int]:
     """For each sampled row, the index of its logits: the completions of one prompt begin from the same ones."""
     indices = list(range(len(plan.decoding)))
     for at, chunk in enumerate(plan.completed, start=len(plan.decoding)):
-        indices += [at] * len(chunk.row.group.rows)
+        indices += [at] * len(chunk.rows)
     return indices

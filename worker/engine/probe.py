@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -14,6 +16,10 @@ from worker.engine.model_runner import ModelRunner
 _TOKENS = 12
 _CUT = 5  # the probe's prompt is computed in two chunks, 0..4 and 5..10, and its last token by decoding
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}  # of the largest logit
+
+
+Compute = Callable[[list[int], int], torch.Tensor]
+"""Takes tokens and where to cut them into chunks; returns float32 ``[2, vocab]``, after the last two, the last by decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +45,20 @@ def reference(model: PreTrainedModel, vocab_size: int, context: int) -> Referenc
 
 def check(runner: ModelRunner, model: PreTrainedModel, expected: Reference) -> None:
     """Compute the same by chunks and by decoding, which also warms both. Raises: ModelLoadError where it differs."""
+    compare(partial(_by_slots, runner), model, expected)
+    runner.cache.clear(0)
+
+
+def compare(compute: Compute, model: PreTrainedModel, expected: Reference) -> None:
+    """Raises: ModelLoadError where ``compute`` gives other logits."""
     try:
-        logits = _by_slots(runner, expected.tokens)
+        logits = compute(expected.tokens, _CUT)
     except Exception as error:
         raise unsupported(model, error) from error
     scale = max(1.0, float(expected.logits.abs().max()))
     difference = float((logits - expected.logits).abs().max()) / scale
     if not difference <= _TOLERANCE.get(model.dtype, 1e-1):  # so that NaN is caught too
         raise unsupported(model, f"its logits differ by {difference:.1%} of the largest")
-    runner.cache.clear(0)
 
 
 def unsupported(model: PreTrainedModel, why: object) -> ModelLoadError:
@@ -58,10 +69,10 @@ def unsupported(model: PreTrainedModel, why: object) -> ModelLoadError:
     )
 
 
-def _by_slots(runner: ModelRunner, tokens: list[int]) -> torch.Tensor:
+def _by_slots(runner: ModelRunner, tokens: list[int], cut: int) -> torch.Tensor:
     """float32 ``[2, vocab]``."""
     last = len(tokens) - 1
-    for start, end in ((0, _CUT), (_CUT, last)):
+    for start, end in ((0, cut), (cut, last)):
         batch = runner.packed_batch([], [PackedChunk(0, 0, end - start, start, end)])
         before_last = runner.forward(tokens[start:end], range(start, end), batch, [end - start - 1])
     after_last = runner.forward(tokens[last:], [last], runner.packed_batch([last], []), [0])

@@ -193,8 +193,12 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens. ``adapters``: names that a
-    request may ask for."""
+    """What an engine says of itself once started. ``context_length`` and ``token_budget`` in tokens.
+
+    kv_tokens: how many tokens fit in its memory for keys and values, of all rows together; None where it does not say.
+    kv_page: tokens in one page of that memory. adapters: names that a request may ask for. system_fingerprint: changes with
+    whatever an answer depends on besides its request (``fingerprint.py``).
+    """
 
     engine: str
     model: str
@@ -206,7 +210,10 @@ class EngineInfo:
     slots: int
     token_budget: int
     has_chat_template: bool
+    kv_tokens: int | None = None
+    kv_page: int = 16
     adapters: tuple[str, ...] = ()
+    system_fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +235,22 @@ class DeviceMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Reused:
+    """queries: prompt tokens of requests of which something may have been computed before; hits: those that were;
+    held_bytes: keys and values that are kept for that."""
+
+    queries: int = 0
+    hits: int = 0
+    held_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot for metrics and for the heartbeat. ``steps`` only ever grows while the engine is sane and busy.
 
-    step_rows: how many steps had 0, 1, 2, … rows in them. kv_cache_usage: share of the room for keys and values that holds
-    tokens, 0 to 1.
+    prompt_tokens: computed; those of a row that begins again after a preemption count again. step_rows: how many steps had
+    0, 1, 2, … rows in them. kv_cache_usage: share of the room for keys and values that rows hold, 0 to 1. preemptions: how
+    often a request had to leave the batch because memory was short.
     """
 
     running: int
@@ -243,6 +261,8 @@ class EngineStats:
     step_rows: tuple[int, ...] = ()
     token_gaps: TokenGaps = TokenGaps()
     kv_cache_usage: float = 0.0
+    preemptions: int = 0
+    reused: Reused = Reused()
 
 
 class Engine(Protocol):
@@ -261,6 +281,10 @@ class Engine(Protocol):
 
     def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         """Token ids of the pieces, one after the other. Adds the model's own start token where its tokenizer would."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, each in the vocabulary; control tokens have none."""
         ...
 
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from worker.engine.host_memory import host_memory
-from worker.engine.protocol import DeviceMemory, EngineInfo, EngineRequest, Message, Piece
-from worker.engine.scheduler import StepPlan
+from worker.engine.protocol import DeviceMemory, EngineInfo, EngineRequest, Message, Piece, Reused
+from worker.engine.scheduler import Keeper, StepPlan
 from worker.engine.sequence import Row
 
 
-class Runner(Protocol):
-    """Runs steps. Everything here is called on the engine's thread."""
+class Runner(Keeper, Protocol):
+    """Runs steps, and keeps keys and values. Everything here is called on the engine's thread."""
 
     def prepare(self, row: Row) -> None:
         """Set up what a row needs for sampling. An error fails that request alone."""
@@ -27,7 +27,11 @@ class Runner(Protocol):
         ...
 
     def release(self, row: Row) -> None:
-        """Forget a row."""
+        """Forget a row: it has left its slot, and will not come back."""
+        ...
+
+    def reused(self) -> Reused:
+        """What ``reuse`` has brought so far. Any thread."""
         ...
 
     def recover(self) -> None:

@@ -22,14 +22,15 @@ from worker.engine.stopping import StopStrings
 
 
 class Row:
-    """One completion. ``slot``: its place in the batch. ``computed``: tokens whose keys and values are in the cache. ``chances``: left
-    by the runner with each token, where ``logprobs`` was asked for."""
+    """One completion. ``slot``: its place in the batch, or -1. ``computed``: tokens whose keys and values are in the cache.
+    ``pages``: what it holds of the ledger. ``chances``: left by the runner with each token, where ``logprobs`` was asked for."""
 
     def __init__(self, group: RowGroup, index: int, decode: Decode) -> None:
         self.group = group
         self.index = index
         self.slot = -1
         self.computed = 0
+        self.pages = 0
         self.output: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.text = ""
@@ -46,6 +47,18 @@ class Row:
     @property
     def last_token(self) -> int:
         return self.output[-1] if self.output else self.prompt[-1]
+
+    @property
+    def length(self) -> int:
+        """Tokens that are known: the prompt's and the output's."""
+        return len(self.group.request.prompt) + len(self.output)
+
+    def tokens(self, start: int, end: int) -> tuple[int, ...]:
+        """Known tokens ``start``..``end``-1."""
+        prompt = self.prompt
+        if end <= len(prompt):
+            return prompt[start:end]
+        return (*prompt[start:], *self.output[max(0, start - len(prompt)) : end - len(prompt)])
 
     def accept(self, token: int, end_tokens: frozenset[int]) -> Delta | None:
         """Take the token that was sampled; finish the row if it ends here. Returns what may be shown, if anything."""
@@ -84,8 +97,11 @@ class Row:
 
 
 class RowGroup:
-    """One request: its rows, its handle, and who wants to hear of new text. ``prompt_chances``: of its prompt's tokens but the
-    first, as far as they were computed, where ``prompt_logprobs`` was asked for."""
+    """One request: its rows, its handle, and who wants to hear of new text. ``begun``: it was in the batch, if it is not now.
+    ``cached_tokens``: of its prompt, not computed but reused when it began. ``preempted_at``: when it last had to leave the batch.
+    ``suspect``: it was in a step that failed, and has had no token since. ``beginnings``: after such steps, so far.
+    ``prompt_chances``: of its prompt's tokens but the first, as far as they were computed, where ``prompt_logprobs`` was asked
+    for."""
 
     def __init__(
         self,
@@ -101,8 +117,13 @@ class RowGroup:
         self.token_text = token_text
         self.prompt_chances: list[Chances] = []
         self.ended = False
+        self.begun = False
+        self.cached_tokens: int | None = None
         self.submitted_at = time.perf_counter()
         self.first_token_at: float | None = None
+        self.preempted_at: float | None = None
+        self.suspect = False
+        self.beginnings = 0
         self.rows = [Row(self, index, decode) for index in range(request.sampling.n)]
 
     @property
@@ -110,13 +131,18 @@ class RowGroup:
         return self.request.sampling
 
     @property
+    def open_rows(self) -> list[Row]:
+        """Those that are not finished."""
+        return [row for row in self.rows if row.finish_reason is None]
+
+    @property
     def finished(self) -> bool:
-        return all(row.finish_reason is not None for row in self.rows)
+        return not self.open_rows
 
     def result(self) -> EngineResult:
         """The completions in index order; the prompt is counted once."""
         generated = sum(len(row.output) for row in self.rows)
-        usage = Usage(len(self.request.prompt), generated)
+        usage = Usage(len(self.request.prompt), generated, self.cached_tokens or 0)
         first_token_s = None if self.first_token_at is None else self.first_token_at - self.submitted_at
         completions = tuple(row.completion() for row in self.rows)
         return EngineResult(completions, usage, first_token_s, self._prompt_places())

@@ -66,6 +66,9 @@ class SlotEngine:
     def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         return self._started_loop.model.tokenization.encode(pieces)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._started_loop.model.tokenization.decode(ids)
+
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:
         check_messages(messages)
         return self._started_loop.model.tokenization.chat_pieces(messages)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from shared.errors import ModelLoadError
-from worker.engine import attention, probe
+from worker.engine import attention, deterministic, paged_build, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
-from worker.engine.loading import LoadedWeights, load_weights
+from worker.engine.deterministic import TileRunner
+from worker.engine.fingerprint import fingerprint
+from worker.engine.fusing import fuse_activations
+from worker.engine.loading import LoadedWeights, declared_ends, load_weights, weights_digest
 from worker.engine.lora import ActiveAdapters, adapt, read_adapters
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
+from worker.engine.native import decode
+from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
+from worker.engine.paged_build import PagedOptions
+from worker.engine.prefix_cache import PrefixCache, block_bytes
 from worker.engine.protocol import EngineInfo, EngineRequest
+from worker.engine.row_sampling import RowSamplings
 from worker.engine.runner import LoadedModel
 from worker.engine.slot_engine import SlotEngine
 from worker.engine.structured import StructureCompiler
@@ -30,22 +40,29 @@ logger = logging.getLogger(__name__)
 # quiet cores, and many times faster on cores that others use (benchmarks/notes.md).
 _ONE_THREAD_BELOW = 10_000_000
 
+Load = Callable[[EngineConfig], LoadedWeights]
+
 
 class TransformersEngine(SlotEngine):
-    """An ``Engine`` over any causal model that transformers runs through its attention interface."""
+    """An ``Engine`` over any causal model that transformers runs through its attention interface.
 
-    def __init__(self, config: EngineConfig) -> None:
-        super().__init__(lambda: load_model(config), torch.inference_mode)
+    load: gives the weights; a benchmark hands in a model that it has made. paged: how to keep keys and values in pages; None is
+    pages on CUDA, where they can be had, and slots elsewhere.
+    """
+
+    def __init__(self, config: EngineConfig, load: Load = load_weights, paged: PagedOptions | None = None) -> None:
+        super().__init__(lambda: load_model(config, load, paged), torch.inference_mode)
 
 
-def load_model(config: EngineConfig) -> LoadedModel:
+def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOptions | None = None) -> LoadedModel:
     """Load, pack, allocate, and check. Raises: ModelLoadError with a sentence that says what to do."""
-    weights = load_weights(config)
+    weights = load(config)
     _set_threads(config, weights.model)
+    digest = weights_digest(weights.model)  # before packing takes the weights away
     tokenization = ModelTokenization(weights.tokenizer)
     structures = StructureCompiler(tokenization.to_json, vocabulary_size(weights.model), end_tokens(weights))
     with torch.inference_mode():
-        runner, capacity = _build_runner(config, weights, structures)
+        runner, capacity = _build_runner(config, weights, RowSamplings(end_tokens(weights), structures), paged)
     info = EngineInfo(
         engine="transformers",
         model=config.model_id,
@@ -57,6 +74,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
         slots=capacity.slots,
         token_budget=capacity.token_budget,
         has_chat_template=bool(weights.tokenizer.chat_template),
+        kv_tokens=capacity.kv_tokens,
+        kv_page=capacity.kv_page,
+        system_fingerprint=_fingerprint(config, weights, digest, runner, capacity),
         adapters=tuple(name for name, _ in config.adapters),
     )
     memory = partial(device_memory, weights.device)
@@ -68,6 +88,32 @@ def load_model(config: EngineConfig) -> LoadedModel:
     return LoadedModel(info, runner, tokenization, end_tokens(weights), memory, check)
 
 
+def _fingerprint(
+    config: EngineConfig, weights: LoadedWeights, digest: str, runner: ModelRunner, capacity: Capacity
+) -> str:
+    """Slots and budget shape the batches, which matters only where the numbers depend on the batch."""
+    if weights.device.type == "cuda":
+        device = torch.cuda.get_device_name(weights.device)
+    else:
+        device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return fingerprint(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        model=config.model_id,
+        revision=weights.revision,
+        weights=digest,
+        dtype=str(weights.dtype),
+        device=device,
+        threads=torch.get_num_threads(),
+        packing=config.pack_weights,
+        kernel=runner.kernel is not None,
+        adapters=str(config.adapters),
+        deterministic=config.deterministic,
+        slots=None if config.deterministic else capacity.slots,
+        token_budget=None if config.deterministic else capacity.token_budget,
+    )
+
+
 def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -77,46 +123,65 @@ def _set_threads(config: EngineConfig, model: PreTrainedModel) -> None:
 
 def end_tokens(weights: LoadedWeights) -> frozenset[int]:
     """Ids that end an answer: those of the generation config and of the config, or else the tokenizer's."""
-    found: set[int] = set()
-    for source in (weights.model.generation_config, weights.model.config.get_text_config()):
-        ids = getattr(source, "eos_token_id", None)
-        found.update([ids] if isinstance(ids, int) else ids or [])
-    if not found and weights.tokenizer.eos_token_id is not None:
-        found.add(weights.tokenizer.eos_token_id)
-    return frozenset(found)
+    sources: tuple[Any, ...] = (weights.model.generation_config, weights.model.config.get_text_config())
+    return declared_ends(weights.tokenizer, *(getattr(source, "eos_token_id", None) for source in sources))
 
 
 def _build_runner(
-    config: EngineConfig, weights: LoadedWeights, structures: StructureCompiler
+    config: EngineConfig, weights: LoadedWeights, samplings: RowSamplings, paged: PagedOptions | None
 ) -> tuple[ModelRunner, Capacity]:
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
+    if (paged is not None or device.type == "cuda") and not config.deterministic and not config.adapters:
+        built = paged_build.build(config, weights, expected, context, samplings, paged or PagedOptions())
+        if built is not None:
+            return built
+    if config.adapters and config.deterministic:
+        raise ModelLoadError(
+            "The deterministic mode does not know adapters yet. Set one of DETERMINISTIC and ADAPTERS."
+        )
     by_layer = read_adapters(model, config.adapters)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
-    bytes_per_token = sum(shape.bytes_per_token for shape in expected.shapes)
-    capacity, size = choose_capacity(config, context, bytes_per_token, device)
-    cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device)
+    fuse_activations(model)
+    capacity = choose_capacity(config, context, expected.shapes, device)
+    try:
+        cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device, capacity.kv_tokens)
+        prefix = PrefixCache(cache, capacity.prefix_bytes) if capacity.prefix_bytes >= block_bytes(cache) else None
+    except MemoryError as error:
+        raise ModelLoadError(f"No room for keys and values ({error}). Lower the slots or the context.") from error
     logger.info(
-        "%s on %s, %s: %d tokens fit (%d slots of %d), %.2f GiB for keys and values; %d layers packed.",
-        config.model_id, device, weights.dtype, capacity.slots * capacity.context, capacity.slots, capacity.context,
-        size / 1024**3, packed,
+        "%s on %s, %s: %d tokens fit (%.2f GiB for keys and values), in at most %d rows of at most %d; %.2f GiB for "
+        "prefixes; %d layers packed.",
+        config.model_id, device, weights.dtype, capacity.kv_tokens,
+        capacity.kv_tokens * sum(shape.bytes_per_token for shape in expected.shapes) / 1024**3,
+        capacity.slots, capacity.context, capacity.prefix_bytes / 1024**3, packed,
     )  # fmt: skip  # one value a line says no more
-    _use_slot_attention(model)
+    attention.register()
+    deterministic.register()
+    _use_attention(model, deterministic.ATTENTION if config.deterministic else attention.NAME)
     active = ActiveAdapters()
     adapt(model, by_layer, active)
-    runner = ModelRunner(model, cache, device, end_tokens(weights), structures, active)
+    runner = (TileRunner if config.deterministic else ModelRunner)(
+        model, cache, device, samplings, _decode_kernel(config, weights), prefix, active
+    )
     probe.check(runner, model, expected)
+    if config.deterministic:
+        deterministic.check(runner, vocabulary_size(model))
     return runner, capacity
 
 
-def _use_slot_attention(model: PreTrainedModel) -> None:
-    attention.register()
+def _decode_kernel(config: EngineConfig, weights: LoadedWeights) -> DecodeAttention | None:
+    fits = config.native_kernels and weights.device.type == "cpu" and weights.dtype == torch.float32
+    return decode.load(config.native_kernels_dir) if fits else None
+
+
+def _use_attention(model: PreTrainedModel, name: str) -> None:
     try:
-        model.set_attn_implementation(attention.NAME)
+        model.set_attn_implementation(name)
     except Exception as error:
         raise probe.unsupported(model, error) from error
-    if model.config._attn_implementation != attention.NAME:  # noqa: SLF001  # transformers has no public reader
+    if model.config._attn_implementation != name:  # noqa: SLF001  # transformers has no public reader
         raise probe.unsupported(model, "its attention cannot be exchanged")
 
 

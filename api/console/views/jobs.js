@@ -60,19 +60,22 @@ export function JobRow({ job, onChange }) {
     <li class="row">
       <${Badge} status=${job.status} />
       <div class="row-main">
-        <a class="row-link" href=${href("jobs", job.id)}>${excerpt(job.input)}</a>
+        <a class="row-link" href=${href("jobs", job.id)}>${excerpt(asked(job))}</a>
         <p class="row-meta"><span>${modeName(job.mode)}</span>
           <time datetime=${job.created_at} title=${moment(job.created_at)}>${ago(job.created_at)}</time>
           <span>${facts(job)}</span>${job.user_id && html`<span>${job.user_id}</span>`}</p>
       </div>
       <div class="row-do">
         ${!ended(job.status) && html`<${Button} small icon="stop" busy=${busy || job.cancel_requested} onClick=${act("/cancel")}
-          aria-label=${t("jobs.cancel", { text: excerpt(job.input, 40) })}>${t("do.cancel")}<//>`}
+          aria-label=${t("jobs.cancel", { text: excerpt(asked(job), 40) })}>${t("do.cancel")}<//>`}
         ${ended(job.status) && job.status !== "succeeded" && html`<${Button} small icon="retry" busy=${busy}
-          onClick=${act("/retry", t("job.retried"))} aria-label=${t("jobs.retry", { text: excerpt(job.input, 40) })}>${t("do.retry")}<//>`}
+          onClick=${act("/retry", t("job.retried"))} aria-label=${t("jobs.retry", { text: excerpt(asked(job), 40) })}>${t("do.retry")}<//>`}
       </div>
     </li>`;
 }
+
+// A prompt of token ids has no text.
+const asked = (job) => job.input_token_ids ? t("job.token_ids", { n: job.input_token_ids.length }) : job.input;
 
 function facts(job) {
   if (job.status === "queued" && job.queue_position !== null) return inLine(job.queue_position, job.eta_seconds);
@@ -92,7 +95,7 @@ export function JobDrawer({ id, onClose }) {
     <${Dialog} title=${t("job.title")} kind="drawer" onClose=${onClose}>
       ${error ? html`<${Failure} error=${error} retry=${refresh} />` : !data ? html`<${Loading} rows=${6} />` : html`
         <h3>${t("job.input")}</h3>
-        <div class="text quote">${data.input}</div>
+        <div class="text quote">${asked(data)}</div>
         <h3>${t("job.output")}</h3>
         <${LiveJob} known=${data} onDeleted=${deleted} onChange=${refresh} />
         ${data.history.length > 0 && html`
@@ -110,7 +113,8 @@ function Details({ job }) {
     ["created_at", job.created_at && moment(job.created_at)], ["started_at", job.started_at && moment(job.started_at)],
     ["finished_at", job.finished_at && moment(job.finished_at)], ["expires_at", job.expires_at && moment(job.expires_at)],
     ["finish_reason", job.choices.map((choice) => choice.finish_reason).join(", ")],
-    ["cached_tokens", job.usage && number(job.usage.cached_tokens)], ["webhook_status", job.webhook_status],
+    ["cached_tokens", job.usage && number(job.usage.cached_tokens)], ["system_fingerprint", job.system_fingerprint],
+    ["webhook_status", job.webhook_status],
     ...Object.entries(job.metadata).map(([name, value]) => [`metadata.${name}`, value]),
   ];
   return html`<dl class="facts">${rows.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => html`

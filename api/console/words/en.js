@@ -163,6 +163,7 @@ export const en = {
 
   "job.title": "Job",
   "job.input": "Prompt",
+  "job.token_ids": { one: "{n} token id", other: "{n} token ids" },
   "job.output": "Answer",
   "job.nothing": "There is no text.",
   "job.choice": "Answer {n}",
@@ -192,6 +193,7 @@ export const en = {
   "fact.expires_at": "Kept until",
   "fact.finish_reason": "Ended by",
   "fact.cached_tokens": "Tokens reused",
+  "fact.system_fingerprint": "Engine fingerprint",
   "fact.webhook_status": "Webhook",
 
   "jobs.lead": "Everything that your tenant's keys submitted, newest first.",

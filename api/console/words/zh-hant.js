@@ -167,6 +167,7 @@ export const zhHant = {
 
   "job.title": "工作",
   "job.input": "提示",
+  "job.token_ids": "{n} 個 token 編號",
   "job.output": "回答",
   "job.nothing": "沒有文字。",
   "job.choice": "回答 {n}",
@@ -196,6 +197,7 @@ export const zhHant = {
   "fact.expires_at": "保存至",
   "fact.finish_reason": "結束原因",
   "fact.cached_tokens": "重複利用的 token",
+  "fact.system_fingerprint": "引擎指紋",
   "fact.webhook_status": "Webhook",
 
   "jobs.lead": "您的租戶所有金鑰送出的工作，最新的在前。",

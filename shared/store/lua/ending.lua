@@ -23,8 +23,9 @@ local function end_job(tenant, id, status, fields)
 end
 
 -- Tokens that an attempt took, on the tenant's counter and in its usage of the day. `charged`: what the counter was
--- charged when the job was sent.
-local function account(tenant, model, key_id, weight, charged, prompt, completion)
+-- charged when the job was sent. `cached`: prompt tokens that were not computed; they are charged all the same, so that who
+-- is served next does not depend on what a worker happens to remember.
+local function account(tenant, model, key_id, weight, charged, prompt, completion, cached)
   charge(model, tenant, (prompt + 2 * completion) / weight - charged)
   local day = math.floor(redis.call('TIME')[1] / 86400)
   local usage = P .. 'usage:' .. tenant .. ':' .. day
@@ -32,6 +33,7 @@ local function account(tenant, model, key_id, weight, charged, prompt, completio
   redis.call('HINCRBY', usage, name .. 'jobs', 1)
   redis.call('HINCRBY', usage, name .. 'prompt_tokens', prompt)
   redis.call('HINCRBY', usage, name .. 'completion_tokens', completion)
+  redis.call('HINCRBY', usage, name .. 'cached_tokens', cached)
   redis.call('EXPIRE', usage, 90 * 86400)
   local spent = P .. 'spent:' .. key_id .. ':' .. day
   redis.call('HINCRBY', spent, 'tokens', prompt + completion)

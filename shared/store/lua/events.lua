@@ -1,6 +1,6 @@
 -- Events: what the streams of a job are read from. Its log is a Redis stream whose ids are the events' numbers (N-0), with
--- k the kind (started, restarted, or the index of a completion) and v the value (an attempt, or new text). Each event is
--- published on the log's key too, as "N KIND VALUE".
+-- k the kind (started, restarted, the index of a completion, or that and an l) and v the value (an attempt; new text; JSON of new
+-- text and log-probabilities). Each event is published on the log's key too, as "N KIND VALUE".
 -- Neither the first event of a life (queued) nor its last one (the end) is in the log: readers make them up from the record.
 -- So a job that waits, or never ran, has no log. Of the log the record has:
 --   events     the last number given (none: 1)          told    outputs of this attempt that were logged

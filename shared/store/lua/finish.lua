@@ -19,12 +19,14 @@ local fields = { 'result', a.result }
 if a.error then table.insert(fields, 'error'); table.insert(fields, a.error) end
 if a.cache_key then table.insert(fields, 'cache_key'); table.insert(fields, a.cache_key) end
 end_job(a.tenant, a.id, a.status, fields)
-account(a.tenant, model, job[9], number(job[11], 1), number(job[10], 0), a.prompt_tokens, a.completion_tokens)
+account(a.tenant, model, job[9], number(job[11], 1), number(job[10], 0), a.prompt_tokens, a.completion_tokens,
+  a.cached_tokens)
 
 if a.status == 'succeeded' then
-  if job[6] and a.output and a.max_turns > 0 then
+  local spec = job[6] and a.output and a.max_turns > 0 and cjson.decode(job[8])
+  if spec and not spec.prompt_token_ids then -- token ids are no turn of a conversation
     local turns = P .. 'history:' .. a.tenant .. ':' .. job[6]
-    local turn = { job_id = a.id, input = cjson.decode(job[8]).prompt, output = a.output, mode = job[7], created_at = now }
+    local turn = { job_id = a.id, input = spec.prompt, output = a.output, mode = job[7], created_at = now }
     redis.call('RPUSH', turns, cjson.encode(turn))
     redis.call('LTRIM', turns, -a.max_turns, -1)
     redis.call('PEXPIRE', turns, a.history_ttl_ms)

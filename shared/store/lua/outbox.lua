@@ -76,6 +76,7 @@ local function text_so_far(tenant, id)
     local kind, value = entry[2][2], entry[2][4]
     if kind == 'started' or kind == 'restarted' then parts = {} end
     if kind == '0' then table.insert(parts, value) end
+    if kind == '0l' then table.insert(parts, cjson.decode(value)[1]) end
   end
   return table.concat(parts)
 end

@@ -1,5 +1,5 @@
 -- progress: put what running attempts said into their jobs' logs; all jobs of a worker in one call.
--- ARGV[1]: JSON {worker, most, jobs: [[tenant, id, attempt, since, [[index, text]…]]…]}, see log_said.
+-- ARGV[1]: JSON {worker, most, jobs: [[tenant, id, attempt, since, [[kind, value]…]]…]}, see log_said.
 -- Returns for each job how many entries of the attempt its log holds; -1 where the attempt does not own the job.
 -- Not allow-oom: what a full server refuses stays with the worker, and comes with the finish at the latest.
 local a = cjson.decode(ARGV[1])

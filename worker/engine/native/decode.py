@@ -1,0 +1,79 @@
+"""Attention of decoding rows at their exact lengths: ``decode_attention.cpp``, called with tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+
+from worker.engine import native
+
+_FIELDS = (
+    "rows", "heads", "key_heads", "key_dim", "value_dim", "query_token", "query_head", "key_slot", "key_head", "key_token",
+    "value_slot", "value_head", "value_token", "window", "threads",
+)  # fmt: skip
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_int64) for name in _FIELDS), ("scale", ctypes.c_float)]
+
+
+class DecodeAttention:
+    """The kernel, where it could be built."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._run: Any = library.decode_attention
+        self._run.restype = None
+        self._run.argtypes = [*([ctypes.c_void_p] * 5), ctypes.POINTER(_Shape)]
+
+    def __call__(
+        self,
+        out: torch.Tensor,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> None:
+        """Row r attends to positions 0..positions[r] of slot r, or to the newest ``window`` of them.
+
+        out: contiguous ``[rows, heads, value_dim]``. query: ``[rows, heads, key_dim]``. keys, values: ``[slots, kv_heads, max_len,
+        dim]``. positions: int64 ``[rows]``. All float32 on the CPU but positions, last dimensions contiguous.
+        """
+        shape = _Shape(
+            query.shape[0], query.shape[1], keys.shape[1], keys.shape[3], values.shape[3], query.stride(0), query.stride(1),
+            *keys.stride()[:3], *values.stride()[:3], window or 0, torch.get_num_threads(), scale,
+        )  # fmt: skip
+        pointers = (tensor.data_ptr() for tensor in (out, query, keys, values, positions))
+        self._run(*pointers, ctypes.byref(shape))
+
+
+def load(prebuilt: str | None = None) -> DecodeAttention | None:
+    """None where there is no compiler, or what it made computes something else. prebuilt: a folder to look in first."""
+    library = native.load(torch.backends.cpu.get_cpu_capability(), prebuilt)
+    if library is None:
+        return None
+    kernel = DecodeAttention(library)
+    return kernel if _right(kernel) else None
+
+
+def _right(kernel: DecodeAttention) -> bool:
+    """The kernel against torch, over groups of heads and a window."""
+    generator = torch.Generator().manual_seed(1)
+    query, keys, values = (
+        torch.randn(shape, generator=generator) for shape in ((3, 4, 24), (3, 2, 40, 24), (3, 2, 40, 20))
+    )
+    positions = torch.tensor([0, 17, 39])
+    for window in (None, 8):
+        out = torch.empty(3, 4, 20)
+        kernel(out, query, keys, values, positions, 0.2, window)
+        for row, position in enumerate(positions.tolist()):
+            first = max(0, position + 1 - window) if window else 0
+            seen = slice(first, position + 1)
+            k, v = (states[row, :, seen].repeat_interleave(2, dim=0) for states in (keys, values))
+            expected = torch.softmax(query[row, :, None] @ k.transpose(1, 2) * 0.2, dim=-1) @ v
+            if not torch.allclose(out[row], expected[:, 0], atol=1e-5):
+                return False
+    return True
