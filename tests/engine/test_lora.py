@@ -74,7 +74,7 @@ def test_greedy_is_that_of_the_merged_model_in_one_batch_of_all(
     ]
     for handle, job, name in zip(handles, jobs, names, strict=True):
         assert handle.result(60).completions[0].token_ids == generate(models[name], *job), name
-    prompt = tuple(random.Random(1).randrange(3, 400) for _ in range(20))
+    prompt = tuple(random.Random(1).choices(range(3, 400), k=20))
     answers = {engine.submit(EngineRequest(prompt, greedy(20), adapter=name)).result(30).completions[0].token_ids for name in models}  # fmt: skip
     assert len(answers) == 3, "the adapters change nothing"
 

@@ -193,6 +193,36 @@ def test_log_probabilities_are_told_once(new_engine: Callable[..., Engine]) -> N
         assert [place.chosen.token for place in result.prompt_places or ()] == [5] * 39
 
 
+def test_what_a_row_has_with_it_survives_a_preemption(
+    new_engine: Callable[..., Engine], shared_engine: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place in a structure, its counts, its numbers, and what was told of its tokens."""
+    monkeypatch.setattr(scheduler, "_ROOM", 0)
+    monkeypatch.setattr(memory, "_page_tokens", lambda shapes, device: 8)
+    tight = new_engine("gpt2", kv_cache_bytes=TIGHT * BYTES["gpt2"], prefix_cache_bytes=0)
+    structure = Structure(Grammar.REGEX, "([a-f]{9}-){8}end")
+    params = [
+        SamplingParams(max_tokens=90, seed=3, structure=structure, logprobs=1, prompt_logprobs=2),
+        SamplingParams(max_tokens=90, seed=4, frequency_penalty=0.8, presence_penalty=0.5, ignore_eos=True, logprobs=2),
+        SamplingParams(max_tokens=90, seed=5, top_p=0.8, min_p=0.01, min_tokens=85, structure=structure),
+        greedy(90, frequency_penalty=0.7, repetition_penalty=1.2, stop_token_ids=(4, 5), min_tokens=80),
+    ]
+    asked = [(tuple(range(9 + at, 20)), one) for at, one in enumerate(params)]
+    expected = [run(shared_engine("gpt2"), *job) for job in asked]
+    heard = Listener(hold=True)
+    handles = [submit(tight, *job, heard if at == 0 else None) for at, job in enumerate(asked)]
+    heard.go.set()
+    for handle, alone in zip(handles, expected, strict=True):
+        result = handle.result(60)
+        assert [one.token_ids for one in result.completions] == [one.token_ids for one in alone.completions]
+        assert [one.text for one in result.completions] == [one.text for one in alone.completions]
+        for one, other in zip(result.completions, alone.completions, strict=True):
+            assert (one.places is None) == (other.places is None)
+            assert len(one.places or ()) == len(other.places or ())
+        assert len(result.prompt_places or ()) == len(alone.prompt_places or ())
+    assert tight.stats().preemptions > 0
+
+
 @pytest.fixture(params=["echo", "gpt2"])
 def short(request: pytest.FixtureRequest, new_engine: Callable[..., Engine]) -> Engine:
     """Four slots, and memory for 192 tokens: two of the rows below."""
