@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -122,3 +123,14 @@ def test_an_end_names_what_it_depends_on(run: Run, engine: Engine):
     job = run()
     assert job.system_fingerprint == engine.info.system_fingerprint
     assert job.system_fingerprint
+
+
+def test_tokens_that_were_reused_are_counted_up_to_the_usage_of_the_day(run: Run, store: MemoryStore):
+    """The same prompt again, and not out of the result cache: its computation is reused, and the record and the usage say so."""
+    first, second = (run("Where can I rent a tent for two, and for how long?", cache=False) for _ in range(2))
+    assert 0 < second.usage.cached_tokens < second.usage.prompt_tokens
+    assert second.output == first.output
+    today = datetime.now(UTC).date()
+    (row,) = store.usage("shop", today, today)
+    assert row.cached_tokens == first.usage.cached_tokens + second.usage.cached_tokens
+    assert row.prompt_tokens == first.usage.prompt_tokens + second.usage.prompt_tokens
