@@ -10,10 +10,11 @@ import torch
 from shared.errors import GenerationError
 from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
 from worker.engine.logprobs import chances
+from worker.engine.lora import ActiveAdapters
 from worker.engine.native.decode import DecodeAttention
 from worker.engine.prefix_cache import PrefixCache
 from worker.engine.protocol import Reused
-from worker.engine.row_sampling import RowSampling
+from worker.engine.row_sampling import RowSampling, RowSamplings
 from worker.engine.sampler import Sampler
 from worker.engine.scheduler import Chunk, Copy, StepPlan
 from worker.engine.sequence import Row
@@ -30,22 +31,24 @@ class ModelRunner:
         model: torch.nn.Module,
         cache: SlotCache,
         device: torch.device,
-        end_tokens: frozenset[int] = frozenset(),
+        samplings: RowSamplings | None = None,
         kernel: DecodeAttention | None = None,
         prefix: PrefixCache | None = None,
+        adapters: ActiveAdapters | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
         self.kernel = kernel
         self.sampler = Sampler(device)
-        self._end_tokens = end_tokens
+        self._samplings = samplings or RowSamplings()
         self._prefix = prefix
+        self._adapters = adapters or ActiveAdapters()
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
     def prepare(self, row: Row) -> None:
-        self._sampling[row] = RowSampling(row.group.sampling, row.index, row.prompt, self._end_tokens)
+        self._sampling[row] = self._samplings.begin(row.group.sampling, row.index, row.prompt)
 
     def release(self, row: Row) -> None:
         self._sampling.pop(row, None)
@@ -56,7 +59,14 @@ class ModelRunner:
         # Log-probabilities of the prompt come from computing all of it.
         if self._prefix is None or row.group.sampling.prompt_logprobs is not None:
             return 0
-        return self._prefix.find(row)
+        try:
+            return self._prefix.find(row)
+        except Exception:
+            logger.exception(
+                "What was computed before could not be looked up."
+            )  # asked between steps: it must not end the loop
+            self._prefix.clear()
+            return 0
 
     def vacate(self, row: Row, *, sound: bool) -> None:
         if sound and self._prefix is not None:
@@ -92,6 +102,7 @@ class ModelRunner:
             self._prefix.clear()
         for slot in range(self._slots_used):
             self.cache.clear(slot)
+        self._adapters.clear()
         logits = self.forward([0], [0], self.packed_batch([], [PackedChunk(0, 0, 1, 0, 1)]), [0])
         if not bool(torch.isfinite(logits.amax())):
             raise GenerationError("The model computes no numbers any more.")
@@ -140,6 +151,10 @@ class ModelRunner:
             if chunk.completes:
                 wanted.append(len(tokens) - 1)
         asked = [len(lengths) + at for at in told(plan.chunks)]
+        if any(row.group.request.adapter for row in plan.rows):
+            self._adapters.set(_adapters_of_tokens(plan), self.device)
+        else:
+            self._adapters.clear()
         # With nothing to sample the model still wants one position to keep.
         logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *asked] or [0])
         if asked:
@@ -206,6 +221,14 @@ def _lengths(plan: StepPlan) -> list[int]:
     for chunk in plan.chunks:
         lengths += [chunk.end] * len(chunk.rows)
     return lengths
+
+
+def _adapters_of_tokens(plan: StepPlan) -> list[str | None]:
+    """The adapter of each packed token."""
+    names = [row.group.request.adapter for row in plan.decoding]
+    for chunk in plan.chunks:
+        names += [chunk.row.group.request.adapter] * (chunk.end - chunk.start)
+    return names
 
 
 def _to_tell(chunk: Chunk) -> range:

@@ -19,6 +19,7 @@ from worker.engine.paged_attention import Kernel
 from worker.engine.paged_cache import PagedCache
 from worker.engine.paged_forward import PagedForward
 from worker.engine.paged_runner import PagedRunner
+from worker.engine.row_sampling import RowSamplings
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,13 @@ def build(
     weights: LoadedWeights,
     expected: probe.Reference,
     context: int,
-    ends: frozenset[int],
+    samplings: RowSamplings,
     options: PagedOptions,
 ) -> tuple[PagedRunner, Capacity] | None:
     """A warm runner, and what it has room for; None, and a line in the log, where no kernel fits the model or the device.
 
-    context: the most tokens of a row that the model allows. ends: ids that end an answer. Raises: ModelLoadError if the memory is too small, or if what is
+    context: the most tokens of a row that the model allows. samplings: as ``ModelRunner`` has them.
+    Raises: ModelLoadError if the memory is too small, or if what is
     computed is not what the model computes.
     """
     model, device = weights.model, weights.device
@@ -77,7 +79,7 @@ def build(
     if options.graphs and device.type == "cuda":
         paged.record()
         probe.compare(paged.probe, model, expected)
-    return PagedRunner(model, device, paged, ends, reuses=reuses), capacity
+    return PagedRunner(model, device, paged, samplings, reuses=reuses), capacity
 
 
 def _kernel(

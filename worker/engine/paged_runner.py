@@ -23,6 +23,7 @@ from worker.engine.paged_forward import NO_NUMBER, PagedForward, greedy
 from worker.engine.pages import SCRATCH, PagePool
 from worker.engine.prefix_pages import PrefixPages
 from worker.engine.protocol import Reused, SamplingParams
+from worker.engine.row_sampling import RowSamplings
 from worker.engine.scheduler import Chunk, StepPlan
 from worker.engine.sequence import Row
 
@@ -53,11 +54,11 @@ class PagedRunner(ModelRunner):
         model: torch.nn.Module,
         device: torch.device,
         paged: PagedForward,
-        end_tokens: frozenset[int] = frozenset(),
+        samplings: RowSamplings | None = None,
         *,
         reuses: bool = True,
     ) -> None:
-        super().__init__(model, cast("SlotCache", paged.cache), device, end_tokens)
+        super().__init__(model, cast("SlotCache", paged.cache), device, samplings)
         self.paged = paged
         self.pool = PagePool(paged.cache.pages, paged.cache.page_size)
         self.runs_ahead = True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from shared.errors import ContextLengthError, InvalidRequestError
 from worker.engine.protocol import EngineInfo, EngineRequest, Grammar, SamplingParams, Structure
 
@@ -22,12 +20,15 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
     if request.adapter is not None and request.adapter not in info.adapters:
         names = ", ".join(info.adapters) or "none"
         raise InvalidRequestError(
-            f"There is no adapter {request.adapter!r}. This engine has: {names}.", param="adapter"
+            f"There is no adapter {_shown(request.adapter)}. This engine has: {names}.", param="adapter"
         )
+    if request.reuse_scope is not None and not isinstance(request.reuse_scope, str):
+        raise InvalidRequestError("reuse_scope must be a name, or nothing.", param="reuse_scope")
+    _check_int("shared_tokens", request.shared_tokens, 0, None)
     needed = len(request.prompt) + request.sampling.max_tokens
     if needed > info.context_length:
         raise ContextLengthError(
-            f"The prompt ({len(request.prompt)} tokens) and max_tokens ({request.sampling.max_tokens}) "
+            f"The prompt ({len(request.prompt)} tokens) and max_tokens ({_shown(request.sampling.max_tokens)}) "
             f"do not fit the context of {info.context_length} tokens.",
             param="max_tokens",
         )
@@ -50,6 +51,8 @@ def check_sampling(params: SamplingParams, info: EngineInfo) -> None:
     _check_real("repetition_penalty", params.repetition_penalty, 0.0, 10.0, low_excluded=True)
     _check_real("presence_penalty", params.presence_penalty, -2.0, 2.0, low_excluded=False)
     _check_real("frequency_penalty", params.frequency_penalty, -2.0, 2.0, low_excluded=False)
+    if not isinstance(params.ignore_eos, bool):
+        raise InvalidRequestError("ignore_eos must be true or false.", param="ignore_eos")
     _check_stops(params.stop)
     _check_stop_tokens(params.stop_token_ids, info.vocab_size)
     _check_bias(params.logit_bias, info.vocab_size)
@@ -58,6 +61,8 @@ def check_sampling(params: SamplingParams, info: EngineInfo) -> None:
 
 
 def _check_prompt(prompt: tuple[int, ...], vocab_size: int) -> None:
+    if not isinstance(prompt, tuple):
+        raise InvalidRequestError("The prompt must be a tuple of token ids.", param="prompt")
     if not prompt:
         raise InvalidRequestError("The prompt is empty.", param="prompt")
     for token in prompt:
@@ -66,7 +71,7 @@ def _check_prompt(prompt: tuple[int, ...], vocab_size: int) -> None:
 
 def _check_token(name: str, token: object, vocab_size: int) -> None:
     if type(token) is not int or not 0 <= token < vocab_size:
-        raise InvalidRequestError(f"Token id {token!r} is not in the vocabulary of {vocab_size}.", param=name)
+        raise InvalidRequestError(f"Token id {_shown(token)} is not in the vocabulary of {vocab_size}.", param=name)
 
 
 def _check_int(name: str, value: object, low: int, high: int | None) -> None:
@@ -77,7 +82,8 @@ def _check_int(name: str, value: object, low: int, high: int | None) -> None:
 
 
 def _check_real(name: str, value: object, low: float, high: float, *, low_excluded: bool) -> None:
-    bad = isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    bad = isinstance(value, bool) or not isinstance(value, int | float)
+    # NaN is between no two numbers. An int may be too large for a float, so it is compared as it is.
     if bad or not low <= value <= high or (low_excluded and value == low):  # type: ignore[operator]  # bad ends it first
         limits = f"above {low:g} and at most {high:g}" if low_excluded else f"from {low:g} to {high:g}"
         raise InvalidRequestError(f"{name} must be a number, {limits}.", param=name)
@@ -123,3 +129,9 @@ def _check_structure(structure: object) -> None:
         raise InvalidRequestError("structure must be a JSON schema or a regular expression.", param="structure")
     if len(structure.text.encode("utf-8", "surrogatepass")) > MAX_STRUCTURE_BYTES:
         raise InvalidRequestError(f"structure is over {MAX_STRUCTURE_BYTES // 1024} KiB.", param="structure")
+
+
+def _shown(value: object) -> str:
+    """What may be said back: garbage can be long, and some of it cannot even be printed."""
+    short = (type(value) is int and abs(value) < 10**18) or (isinstance(value, str) and len(value) <= 64)
+    return repr(value) if short else f"of type {type(value).__name__}"
