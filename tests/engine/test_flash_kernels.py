@@ -92,6 +92,8 @@ def test_keys_are_split_only_where_torch_gets_it_right(
 @pytest.mark.parametrize("window", [-1, 33])
 def test_torchs_operator_takes_these_arguments(kernel: Any, window: int) -> None:
     """On the device ``meta``, where nothing is computed but arguments are checked and shapes follow."""
+    if kernel is by_pages and "block_table" not in flash_kernels._parameters():
+        pytest.skip("this torch has no block tables: rows are what it is asked for")
     part = flash_kernels._scattered([1, 5, 300], [9, 9, 300], 256, CPU)
     keys = torch.empty(10, 256, 2, 64, dtype=torch.float16, device="meta")
     query = torch.empty(306, 6, 64, dtype=torch.float16, device="meta")

@@ -76,6 +76,15 @@ def test_decoding_inputs_are_the_rows_and_scratch() -> None:
     assert all(view.is_contiguous() for view in (views.used, views.starts_k, views.table))
 
 
+def test_no_rows_at_all_are_scratch_alone() -> None:
+    inputs = DecodeInputs(3, 2, 8, CPU)
+    inputs.send([Span([4], 9, [3, 5])], 1)
+    inputs.send([], 3)
+    views = inputs.views(3)
+    assert [views.tokens.tolist(), views.places.tolist(), views.used.tolist()] == [[0] * 3, [0] * 3, [1] * 3]
+    assert views.table[:, 0].tolist() == [SCRATCH] * 3
+
+
 def test_inputs_stay_where_they_are() -> None:
     """A recorded graph reads addresses."""
     inputs = DecodeInputs(4, 3, 8, CPU)

@@ -29,7 +29,7 @@ _TOKEN_BUDGET = 2048
 _SMALLEST_CONTEXT = 2048
 _COUNTED = 256  # tokens; what a row is counted by where its page is as long as the context
 _CPU_BYTES = 64 * 1024**2  # tests run this there, with small models
-_SHARE = 0.92  # of what is free beside the largest step; the rest is for the allocator's gaps and for CUDA graphs
+_SHARE = 0.92  # of what is free beside the largest step; the rest is for the allocator's gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _free_bytes(
     del paged, cache
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return int((free - peak) * _SHARE)
+    return int((free - 2 * peak) * _SHARE)  # CUDA graphs keep memory of their own for a step
 
 
 def _bytes_per_token(shapes: list[KeyValueShape]) -> int:

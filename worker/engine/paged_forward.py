@@ -141,4 +141,4 @@ class PagedForward:
 def greedy(logits: torch.Tensor) -> torch.Tensor:
     """int64 ``[rows]``: the best token of each, or -1 where the best is no number."""
     best, at = logits.max(dim=-1)
-    return torch.where(torch.isfinite(best), at, NO_NUMBER)
+    return at.masked_fill(~torch.isfinite(best), NO_NUMBER)
