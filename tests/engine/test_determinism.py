@@ -237,3 +237,11 @@ def test_the_fingerprint_tells_what_an_answer_depends_on(
     with torch.no_grad():
         weights.transformer.h[1].mlp.c_fc.weight.mul_(1.001)
     assert weights_digest(weights) != before
+
+
+def test_weights_of_every_size_have_a_digest() -> None:
+    """More elements than float32 can count (a vocabulary's embedding), one, and none."""
+    module = torch.nn.Module()
+    for name, size in (("large", 2**25 + 1), ("one", 1), ("none", 0)):
+        module.register_buffer(name, torch.zeros(size, dtype=torch.int8))
+    assert re.fullmatch("[0-9a-f]{64}", weights_digest(module))
