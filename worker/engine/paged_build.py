@@ -53,9 +53,8 @@ def build(
 ) -> tuple[PagedRunner, Capacity] | None:
     """A warm runner, and what it has room for; None, and a line in the log, where no kernel fits the model or the device.
 
-    context: the most tokens of a row that the model allows. samplings: as ``ModelRunner`` has them.
-    Raises: ModelLoadError if the memory is too small, or if what is
-    computed is not what the model computes.
+    context: the most tokens of a row that the model allows. samplings: as ``ModelRunner`` has them. Raises: ModelLoadError if the
+    memory is too small, or if what is computed is not what the model computes.
     """
     model, device = weights.model, weights.device
     found = _kernel(model, expected.shapes, device, options)
