@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types imports pytest test-vllm test-containers security chaos bench load constraints clean
+.PHONY: help install demo up test lint types imports pytest test-vllm test-containers security chaos bench bench-gpu load constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit 
 BENCHES ?= engine platform reliability streams batches webhooks
 bench: $(STAMP) ## benchmarks, an hour; BENCHES=engine for the engines compared, BENCHES='streams batches' for some (results in benchmarks/results)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+bench-gpu: $(STAMP) ## the engine on this machine's GPU, eight minutes (elsewhere `python benchmarks/gpu.py`: torch and transformers are enough)
+	$(BIN)/python -m benchmarks.gpu
 
 LOAD_VENV ?= .venv-load
 PEOPLE ?= 20

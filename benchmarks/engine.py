@@ -26,6 +26,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from benchmarks.engines.contender import ARRIVALS, TOGETHER, Task
 from benchmarks.processes import ROOT, VLLM_ENGINES, VLLM_PYTHONS, run_engine, vllm_python
 from benchmarks.report import markdown
 from benchmarks.summary import Run, of_run, requests_per_s, summarize
-from benchmarks.workload import SHAPES, make_workload, save_model, totals
+from benchmarks.workload import SHAPES, make_workload, model_folder, save_model, totals
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = ROOT / "docs" / "images" / "bench-engines.svg"
@@ -53,11 +54,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure what was asked for; print the table; write JSON, table and picture."""
     options = _parse(arguments)
     comparison = Comparison(options)
+    name = f"engine-{'-'.join(options.shapes)}"
+    data = options.out / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     shapes = {}
     for shape in options.shapes:
         runs, arrivals = comparison.measure(shape)
         shapes[shape] = shape_report(options, shape, runs, arrivals)
-    _write(options, report(comparison, shapes))
+        # After each, since what was measured should outlive whatever happens to the next one.
+        whole = report(comparison, shapes)
+        _write(whole, data, options.out / name)
+    if options.publish:
+        shutil.copyfile(options.out / f"{name}.svg", PICTURE)
+    print(f"\n{markdown(whole)}\nwritten: {data}, {name}.md, {name}.svg")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -205,7 +213,7 @@ def shape_report(options: argparse.Namespace, shape: str, runs: list[Run], arriv
     prompt_tokens, output_tokens = totals(jobs)
     summary = summarize(runs)
     answers = [(run["engine"], run["outputs"]) for run in runs]
-    gaps = plain_gaps(options.folder / f"random-{shape}")
+    gaps = plain_gaps(model_folder(shape, options.folder))
     return {
         "workload": {"requests": len(jobs), "prompt_tokens": prompt_tokens, "output_tokens": output_tokens},
         "arrivals": {"requests": len(jobs), "rate": arrivals.rate, "because": arrivals.because} if arrivals else None,
@@ -250,20 +258,16 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {named[0] if named else platform.machine()}"
 
 
-def _write(options: argparse.Namespace, whole: dict[str, Any]) -> None:
-    from benchmarks.plot import draw  # here: it is large, and was not to be beside the engines
+def _write(whole: dict[str, Any], data: Path, name: Path) -> None:
+    """The figures, and the table and the picture beside them."""
+    from benchmarks.plot import draw  # here: it is large, and was not to be beside the first engines
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"engine-{'-'.join(options.shapes)}"
-    data = options.out / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    data.parent.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(whole, indent=1) + "\n")
-    table, picture = options.out / f"{name}.md", options.out / f"{name}.svg"
-    table.write_text(markdown(whole))
-    draw(whole, picture)
-    if options.publish:
-        shutil.copyfile(picture, PICTURE)
-    print(f"\n{markdown(whole)}\nwritten: {data}, {table}, {picture}")
+    name.with_suffix(".md").write_text(markdown(whole))
+    draw(whole, name.with_suffix(".svg"))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine that runs is ended too
     main()

@@ -7,24 +7,25 @@ code is 1. `--shape tiny --device cpu` runs the same on any machine, to test the
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import os
-import platform
 import sys
-import time
-import traceback
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
-if str(_ROOT) not in sys.path:  # started as a file
-    sys.path.insert(0, str(_ROOT))
+# Started as a file: its folder is on the path then, where platform.py hides Python's own module of that name, and its parent is not.
+sys.path = [str(_ROOT), *(entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT / "benchmarks")]
 
-import torch  # noqa: E402  # after the path
+import argparse  # noqa: E402  # after the path
+import json  # noqa: E402  # the same
+import logging  # noqa: E402  # the same
+import os  # noqa: E402  # the same
+import platform  # noqa: E402  # the same
+import time  # noqa: E402  # the same
+import traceback  # noqa: E402  # the same
+from collections.abc import Callable  # noqa: E402  # the same
+from datetime import UTC, datetime  # noqa: E402  # the same
+from typing import Any  # noqa: E402  # the same
+
+import torch  # noqa: E402  # the same
 import transformers  # noqa: E402  # the same
 
 from benchmarks import gpu_sections  # noqa: E402  # the same

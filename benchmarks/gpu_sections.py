@@ -213,20 +213,23 @@ def _parting(bench: Bench, job: Job, ours: tuple[int, ...]) -> dict[str, Any]:
 def _step_times(bench: Bench, runner: PagedRunner, figures: dict[str, Any], *, eager: bool) -> None:
     """A decoding step alone, the loop around it left out, for some sizes."""
     cached = min(_CACHED, bench.shape.context - 2)
-    sizes = sorted({min(size, runner.rows) for size in _SIZES})
+    sizes = sorted({min(size, runner.paged.rows) for size in _SIZES})
     held: list[list[int]] = [[] for _ in range(sizes[-1])]
     for pages in held:
         runner.pool.grow(pages, cached + 1)
     times = figures["step_ms"] = {"graphs": _times(bench, runner, held, cached, sizes)}
-    if eager and runner.steps.captured:
-        runner.steps.forget()
+    if eager and runner.paged.steps.captured:
+        runner.paged.steps.forget()
         times["launched one by one"] = _times(bench, runner, held, cached, sizes)
     for pages in held:
         runner.pool.give_back(pages)
     print(f"\nA decoding step, milliseconds, each row with {cached} tokens cached:\n")
     print(f"| rows | {' | '.join(map(str, sizes))} |\n|---|{'---|' * len(sizes)}")
     for name, row in times.items():
-        print(f"| {name if runner.steps.captured or name != 'graphs' or bench.on_gpu else 'no graphs here'} |", end=" ")
+        print(
+            f"| {name if runner.paged.steps.captured or name != 'graphs' or bench.on_gpu else 'no graphs here'} |",
+            end=" ",
+        )
         print(f"{' | '.join(f'{row[size]:.2f}' for size in sizes)} |")
     speed = bench.results["ceilings"]["copy_bytes_per_s"]
     floor = [1000 * (bench.step_bytes + size * cached * bench.token_bytes) / speed for size in sizes]
@@ -237,7 +240,9 @@ def _times(bench: Bench, runner: PagedRunner, held: list[list[int]], cached: int
     found = {}
     for size in sizes:
         spans = [Span([1], cached, pages) for pages in held[:size]]
-        found[size] = 1000 * seconds_of(bench, lambda spans=spans: runner.fetch(runner.decode(spans)[1]), 5, 3)
+        found[size] = 1000 * seconds_of(
+            bench, lambda spans=spans: runner.paged.fetch(runner.paged.decode(spans)[1]), 5, 3
+        )
     return found
 
 

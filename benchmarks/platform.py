@@ -33,7 +33,7 @@ import httpx
 import psutil
 import redis
 
-from benchmarks.workload import SHAPES, Job, make_workload, save_model, totals
+from benchmarks.workload import SHAPES, Job, make_workload, model_folder, save_model, totals
 
 RESULTS = Path(__file__).parent / "results"
 MODES = '[general]\ndescription = "The prompt itself."\n' + "".join(
@@ -116,7 +116,7 @@ def _engine_alone(options: argparse.Namespace) -> None:
     from worker.engine.factory import EngineConfig, build_engine
     from worker.engine.protocol import EngineRequest, SamplingParams
 
-    engine = build_engine(EngineConfig(model_id=str(options.folder / f"random-{options.shape}"), device="cpu"))
+    engine = build_engine(EngineConfig(model_id=str(model_folder(options.shape, options.folder)), device="cpu"))
     engine.start()
     requests = [
         EngineRequest(job.prompt, SamplingParams(max_tokens=job.output_tokens, temperature=0.0))
@@ -150,7 +150,7 @@ def _stack(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "--ready-file",
             str(ready),
         ]
-        command += ["--model", str(options.folder / f"random-{options.shape}")]
+        command += ["--model", str(model_folder(options.shape, options.folder))]
         log = Path(folder, "up.log")
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)

@@ -20,7 +20,7 @@ from benchmarks.engines.contender import Task
 ROOT = Path(__file__).parent.parent
 VLLM_ENGINES = ("vllm", "vllm-eager")
 # Where `make test-vllm` puts it, from the repository's root.
-VLLM_PYTHONS = ("build/vllm/bin/python", ".venv-vllm/bin/python")
+VLLM_PYTHONS = ("build/vllm/bin/python",)
 
 _LONGEST_S = 1800.0
 _SAMPLE_S = 0.2
@@ -30,13 +30,18 @@ _WORTH_COUNTING = 1.02  # a proportional count takes 40 ms for 2 GB: only when r
 def vllm_python(given: str | None) -> Path | None:
     """The Python of an environment with vLLM: the one named, or the one that `make test-vllm` made; None without.
 
-    Raises: SystemExit where the one named is not there.
+    Raises: SystemExit where the one named is not there, or has none.
     """
     named = given or os.environ.get("VLLM_PYTHON")
-    if named and not Path(named).is_file():
-        raise SystemExit(f"vLLM's Python: {named} is no file")
+    if named and not _has_vllm(Path(named)):
+        raise SystemExit(f"No vLLM in the environment of {named}")
     places = [Path(named)] if named else [ROOT / place for place in VLLM_PYTHONS]
-    return next((place.absolute() for place in places if place.is_file()), None)
+    return next((place.absolute() for place in places if _has_vllm(place)), None)
+
+
+def _has_vllm(python: Path) -> bool:
+    program = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    return python.is_file() and subprocess.run([python, "-c", program], check=False).returncode == 0
 
 
 def run_engine(task: Task, python: Path | str = sys.executable) -> dict[str, Any]:

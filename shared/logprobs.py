@@ -1,7 +1,7 @@
 """Log-probabilities of tokens as jobs keep them: packed, since the plain ones of a job can be larger than all else of it.
 
-A job of 500 tokens with 20 alternatives at each place takes 1.2 MB as clients see it. Packed it is a thirtieth to an eighth of that
-(docs/decisions/0017-token-ids-echo-and-logprobs.md has the figures): texts once, numbers in columns, zlib, and base 85 to fit into JSON.
+480 tokens with 20 alternatives at each place are 528 KB as clients see them and 77 KB packed (`python -m benchmarks.logprobs`):
+texts once, numbers in columns, zlib, and base 85 to fit into JSON.
 """
 
 from __future__ import annotations

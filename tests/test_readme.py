@@ -100,7 +100,7 @@ def test_the_clients_page_works_in_a_shell_as_printed(stack: dict, tmp_path: Pat
     environment = client_environment(stack)
     del environment["SMARTTEXTGEN_WEBHOOK_SECRET"]
     found = blocks(CLIENTS, "sh")
-    assert len(found) == 4
+    assert len(found) == 5
     printed = []
     for block in found:
         typed = command + block.replace("8765", str(free_port()))

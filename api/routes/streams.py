@@ -64,9 +64,10 @@ def stream_job(path: JobPath, query: StreamQuery, header: StreamHeader) -> Respo
     """Stream a job's events.
 
     Server-sent events, each with its number as `id`: `queued {queue_position, eta_seconds}`; `started {attempt}`;
-    `output {index, delta}`, whose deltas together are the output, byte for byte; `restarted {attempt}` where another
-    worker had to begin again, or after a retry (drop the text so far); and one of `succeeded`, `failed`, `canceled`, `expired` with the whole job,
-    after which the response ends. `error {error}`, without an id, ends a response before its job: `slow_reader`,
+    `output {index, delta}`, whose deltas together are the output, byte for byte, and with `logprobs` as in a job's choices
+    where the job asked for them; `restarted {attempt}` where another
+    worker had to begin again, or after a retry (drop the text so far); and one of `succeeded`, `failed`, `canceled`, `expired` with the whole job
+    (without `logprobs`), after which the response ends. `error {error}`, without an id, ends a response before its job: `slow_reader`,
     `server_draining`, `stream_timeout` (go on with `Last-Event-ID`), `not_found` (the job was deleted) or `stream_gone`.
     A silent stream sends the comment `: ping`. `Last-Event-ID`, or else `starting_after`, names the event after which
     to go on: 400 `invalid_cursor` where there is no such event, 410 `stream_gone` where what follows it is not kept any more,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.workload import Job
+from benchmarks.workload import Job, model_folder
 
 TOGETHER = "together"  # workload W: all requests at once
 ARRIVALS = "arrivals"  # the same requests, one after the other at random times
@@ -40,7 +40,7 @@ class Task:
 
     @property
     def model(self) -> Path:
-        return Path(self.folder) / f"random-{self.shape}"
+        return model_folder(self.shape, Path(self.folder))
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import ForeignCursorError
-from shared.job import Choice, Job, JobError, JobStatus, Result
+from shared.job import Job, JobError, JobStatus, Result
 
 if TYPE_CHECKING:  # protocol.py builds on this module
     from shared.store.protocol import Hint, Page, RateState, Submission
@@ -81,10 +81,6 @@ class BatchResult:
     finished_at: int
     result: Result
     error: JobError | None
-
-    @property
-    def choices(self) -> tuple[Choice, ...]:
-        return self.result.choices
 
 
 @dataclass(frozen=True, slots=True)

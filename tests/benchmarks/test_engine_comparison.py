@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from benchmarks.engines.contender import ARRIVALS, TOGETHER, Stream, Task
 from benchmarks.plot import draw
 from benchmarks.report import markdown, same_tokens
 from benchmarks.summary import of_run, percentile
-from benchmarks.workload import Job, arrival_times, make_workload, warm_up_jobs
+from benchmarks.workload import Job, arrival_times, make_workload, model_folder, warm_up_jobs
 
 REQUESTS = 4
 
@@ -94,14 +95,25 @@ def test_all_greedy_answers_agree(report: dict[str, Any]) -> None:
     assert found["ours"]["requests"] == REQUESTS
 
 
+def test_answers_vary(runs: list[dict[str, Any]]) -> None:
+    """A model that repeats one token would let an engine with wrong positions agree."""
+    assert all(len(set(answer)) > 10 for run in runs for answer in run["outputs"])
+
+
 def test_vllm_is_left_out_with_the_reason(report: dict[str, Any], out: Path) -> None:
     assert set(report["skipped"]) == {"vllm", "vllm-eager"}
     assert "make test-vllm" in (out / "engine-tiny.md").read_text()
 
 
 def test_a_python_that_is_named_has_to_be_there(out: Path) -> None:
-    with pytest.raises(SystemExit, match="no file"):
+    with pytest.raises(SystemExit, match="No vLLM"):
         processes.vllm_python(str(out / "none"))
+
+
+def test_a_python_without_vllm_is_none_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_PYTHON", raising=False)
+    monkeypatch.setattr(processes, "VLLM_PYTHONS", (sys.executable,))
+    assert processes.vllm_python(None) is None
 
 
 def test_no_path_of_the_machine_is_in_the_figures(report: dict[str, Any], out: Path) -> None:
@@ -154,7 +166,7 @@ def test_most_engines_may_be_wrong() -> None:
 def test_gaps_are_of_the_plain_model(runs: list[dict[str, Any]], out: Path) -> None:
     [naive] = [run for run in runs if run["engine"] == "naive"]
     prompt, tokens = make_workload(5000, 1)[0].prompt, naive["outputs"][0]
-    best, other = plain_gaps(out / "random-tiny")(
+    best, other = plain_gaps(model_folder("tiny", out))(
         [((*prompt, *tokens[:3]), tokens[3]), (prompt, (tokens[0] + 1) % 5000)]
     )
     assert best == 0

@@ -20,15 +20,17 @@ from benchmarks.workload import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
-# What a machine with torch and transformers alone does not have. (psutil and others come with transformers or are never asked for.)
+# What a machine with torch and transformers alone does not have.
 ABSENT = (
     "celery", "kombu", "redis", "pydantic", "pydantic_settings", "structlog", "tenacity", "prometheus_client", "flask", "httpx_sse",
     "peft", "xgrammar", "llguidance", "outlines",
 )  # fmt: skip
+# As `python benchmarks/gpu.py` does it, with those away.
 BLOCKED = f"""
 import runpy, sys
 sys.modules |= dict.fromkeys({ABSENT!r})
 sys.argv[0] = {str(SCRIPT)!r}
+sys.path[0] = {str(SCRIPT.parent)!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -121,14 +121,26 @@ def shared_engine(folders: dict[str, Path]) -> Iterator[Callable[[str], Engine]]
         engine.shutdown()
 
 
+def paged_engine(folder: Path, page_size: int | None = 8, compiler: str | None = None, **changes: Any) -> Engine:
+    """The engine for GPUs, here with a kernel in plain torch, and small pages."""
+    from worker.engine.paged_attention import plain_kernel
+    from worker.engine.paged_build import PagedOptions
+    from worker.engine.transformers_engine import TransformersEngine
+
+    options = PagedOptions(kernel=plain_kernel, page_size=page_size, compiler=compiler)
+    return TransformersEngine(small_config(folder, **changes), paged=options)
+
+
 @pytest.fixture
 def new_engine(folders: dict[str, Path]) -> Iterator[Callable[..., Any]]:
-    """Start an engine that the test may break: ``new_engine("gpt2", slots=2)``, or ``new_engine("echo")``."""
+    """Start an engine that the test may break: ``new_engine("gpt2", slots=2)``, ``new_engine("paged")`` or ``new_engine("echo")``."""
     engines: list[Engine] = []
 
     def make(kind: str, **changes: Any) -> Engine:
         if kind == "echo":
             engine = build_engine(EngineConfig(**({"engine": "echo", "slots": 4, "echo_context": CONTEXT} | changes)))
+        elif kind == "paged":
+            engine = paged_engine(folders["gpt2"], **changes)
         else:
             engine = build_engine(small_config(folders[kind], **changes))
         engine.start()

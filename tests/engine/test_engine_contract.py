@@ -21,7 +21,7 @@ from worker.engine.protocol import (
     Structure,
 )
 
-ENGINES = ("echo", "gpt2", VLLM)
+ENGINES = ("echo", "gpt2", "paged", VLLM)
 TEXT = "The quick brown fox 今天天氣很好 😀🎉 café."
 
 pytestmark = pytest.mark.parametrize("kind", ENGINES)
@@ -40,7 +40,7 @@ def prompt(engine: Engine) -> tuple[int, ...]:
 def test_says_what_it_is(engine: Engine, kind: str) -> None:
     assert engine.healthy()
     assert (engine.info.slots, engine.info.context_length) == (4, CONTEXT)
-    assert engine.info.engine == {"gpt2": "transformers"}.get(kind, kind)
+    assert engine.info.engine == {"gpt2": "transformers", "paged": "transformers"}.get(kind, kind)
 
 
 def test_ends_at_max_tokens(engine: Engine, prompt: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from tests.engine.conftest import Listener, greedy, run, submit
 from worker.engine.protocol import Engine, Place, SamplingParams
 
-PROMPT = tuple(random.Random(4).randrange(3, 400) for _ in range(70))  # over four times the token budget of a step
+PROMPT = tuple(random.Random(4).choices(range(3, 400), k=70))  # over four times the token budget of a step
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from shared.errors import GenerationError
-from tests.engine.conftest import FAMILIES, Listener, greedy, run, small_config, submit, tiny_model
+from tests.engine.conftest import FAMILIES, Listener, greedy, paged_engine, run, submit, tiny_model
 from tests.engine.test_greedy_equivalence import generate, make_jobs
-from worker.engine.paged_attention import plain_kernel
-from worker.engine.paged_build import PagedOptions
 from worker.engine.paged_runner import PagedRunner
 from worker.engine.protocol import SamplingParams
 from worker.engine.transformers_engine import TransformersEngine
@@ -28,8 +26,8 @@ def paged(folders: dict[str, Path]) -> Iterator[Callable[..., TransformersEngine
     engines: list[TransformersEngine] = []
 
     def make(folder: str | Path, page_size: int | None = PAGE, **changes: Any) -> TransformersEngine:
-        config = small_config(folders.get(str(folder), Path(folder)), **changes)
-        engine = TransformersEngine(config, paged=PagedOptions(kernel=plain_kernel, page_size=page_size))
+        engine = paged_engine(folders.get(str(folder), Path(folder)), page_size, **changes)
+        assert isinstance(engine, TransformersEngine)
         engine.start()
         engines.append(engine)
         return engine
@@ -124,7 +122,7 @@ def test_a_row_without_numbers_ends_alone(paged: Callable[..., TransformersEngin
             output.logits[0, 1, 7] = float("nan")
         return output
 
-    runner.use(spoils_the_second)
+    runner.paged.use(spoils_the_second)
     first = submit(engine, (5, 6, 7), greedy(40), heard)
     assert heard.heard.wait(20)
     second = submit(engine, (9,) * 12, greedy(60))
@@ -141,14 +139,14 @@ def test_goes_on_after_a_step_that_raised(
     engine = paged("gpt2")
     before = run(engine, (5, 6, 7), greedy(10))
     runner = runner_of(engine)
-    network, calls = runner._network, iter([RuntimeError("out of memory")])
+    network, calls = runner.paged._network, iter([RuntimeError("out of memory")])
 
     def fails_once(**inputs: Any) -> Any:
         for error in calls:
             raise error
         return network(**inputs)
 
-    runner.use(fails_once)
+    runner.paged.use(fails_once)
     with pytest.raises(GenerationError):
         run(engine, (5, 6, 7), greedy(10))
     assert run(engine, (5, 6, 7), greedy(10)) == before
@@ -159,14 +157,14 @@ def test_compiled_it_says_the_same(
     folders: dict[str, Path], shared_engine: Callable[[str], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """With dynamo's own backend, which compiles nothing but traces all: two graphs serve every step."""
-    options = PagedOptions(kernel=plain_kernel, page_size=PAGE, compiler="eager")
-    engine = TransformersEngine(small_config(folders["llama"]), paged=options)
+    engine = paged_engine(folders["llama"], PAGE, "eager")
+    assert isinstance(engine, TransformersEngine)
     with caplog.at_level("INFO"):
         engine.start()
     try:
         assert "Compiled in" in caplog.text
         runner, misses = runner_of(engine), torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        assert runner._network is not runner.model
+        assert runner.paged._network is not runner.model
         for prompt, tokens in (((5,) * 30, 20), ((7, 8), 9), ((3,), 4)):
             together = [submit(engine, prompt, greedy(tokens + extra)) for extra in range(4)]
             for extra, handle in enumerate(together):
@@ -189,3 +187,83 @@ def test_where_pages_run_out_rows_wait_and_say_the_same(
         assert handle.result(60).completions == run(shared_engine("llama"), prompt, params).completions
     assert engine.stats().preemptions > 0
     assert runner_of(engine).pool.free == 15
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_no_step_is_computed_twice(ahead: bool, paged: Callable[..., TransformersEngine]) -> None:
+    """Running ahead computes what the loop asks for next, whoever joins and leaves; of a row that has ended, at most one step more."""
+    engine = paged("gpt2")
+    runner, decoded = runner_of(engine), list[int]()
+    runner.runs_ahead = ahead
+    decode = runner.paged.decode
+
+    def counted(rows: Any) -> Any:
+        decoded.append(len(rows))
+        return decode(rows)
+
+    runner.paged.decode = counted  # type: ignore[method-assign]
+    lengths = [3, 9, 14, 20, 1, 30, 7]
+    handles = [submit(engine, (5 + at,) * (2 * at + 1), greedy(tokens)) for at, tokens in enumerate(lengths)]
+    for handle in handles:
+        handle.result(30)
+    # The first token of each comes with its prompt, and the others from one row of one decoding step each.
+    assert sum(decoded) == sum(lengths) - len(lengths)
+
+
+def test_what_goes_wrong_ahead_is_done_again(
+    paged: Callable[..., TransformersEngine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = paged("gpt2")
+    before = run(engine, (5, 6, 7), greedy(10))
+    runner, calls = runner_of(engine), iter(range(100))
+
+    def fails_now_and_then(**inputs: Any) -> Any:
+        if next(calls) in (2, 3, 5):  # the first is the prompt
+            raise RuntimeError("out of memory")
+        return runner.model(**inputs)
+
+    runner.paged.use(fails_now_and_then)
+    with pytest.raises(GenerationError):  # the third call is made ahead, and the fourth is the step itself
+        run(engine, (5, 6, 7), greedy(10))
+    assert "begun early" in caplog.text
+    runner.paged.use(runner.model)
+    assert run(engine, (5, 6, 7), greedy(10)) == before
+
+
+def test_where_it_fails_only_ahead_nobody_notices(paged: Callable[..., TransformersEngine]) -> None:
+    engine = paged("gpt2")
+    before = run(engine, (5, 6, 7), greedy(10))
+    runner, calls = runner_of(engine), iter(range(100))
+
+    def fails_once(**inputs: Any) -> Any:
+        if next(calls) == 2:
+            raise RuntimeError("out of memory")
+        return runner.model(**inputs)
+
+    runner.paged.use(fails_once)
+    assert run(engine, (5, 6, 7), greedy(10)) == before
+
+
+def test_ends_and_log_probabilities_are_minded(
+    paged: Callable[..., TransformersEngine], shared_engine: Callable[[str], Any]
+) -> None:
+    engine, plain, prompt = paged("llama"), shared_engine("llama"), tuple(range(40, 90))
+    first, second, third, *_ = run(plain, prompt, greedy(9)).completions[0].token_ids
+    for params in (
+        greedy(12, stop_token_ids=(third,)),
+        greedy(12, stop_token_ids=(second,), min_tokens=5),
+        greedy(12, logit_bias=((first, -100.0),)),
+        greedy(8, logprobs=3, prompt_logprobs=2),
+        greedy(8, n=2, prompt_logprobs=0),
+        SamplingParams(max_tokens=12, seed=4, min_p=0.05, presence_penalty=0.5, logprobs=1, n=2, ignore_eos=True),
+    ):
+        ours, theirs = (run(one, prompt, params) for one in (engine, plain))
+        assert [c.token_ids for c in ours.completions] == [c.token_ids for c in theirs.completions]
+        assert [c.finish_reason for c in ours.completions] == [c.finish_reason for c in theirs.completions]
+        assert _probabilities(ours.prompt_places) == pytest.approx(_probabilities(theirs.prompt_places), abs=1e-3)
+        for mine, other in zip(ours.completions, theirs.completions, strict=True):
+            assert _probabilities(mine.places) == pytest.approx(_probabilities(other.places), abs=1e-3)
+
+
+def _probabilities(places: Any) -> list[float]:
+    return [told.logprob for place in places or () for told in (place.chosen, *place.best)]

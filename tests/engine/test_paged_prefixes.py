@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from shared.errors import GenerationError
-from tests.engine.conftest import greedy, small_config, tiny_model
+from tests.engine.conftest import greedy, paged_engine, tiny_model
 from tests.engine.test_paged_engine import PAGE, runner_of
-from worker.engine.paged_attention import plain_kernel
-from worker.engine.paged_build import PagedOptions
 from worker.engine.protocol import EngineRequest, EngineResult, SamplingParams
 from worker.engine.transformers_engine import TransformersEngine
 
@@ -25,10 +23,11 @@ def start(folders: dict[str, Path]) -> Iterator[Callable[..., TransformersEngine
     engines: list[TransformersEngine] = []
 
     def make(**changes: Any) -> TransformersEngine:
-        config = small_config(folders["llama"], **changes)
-        engines.append(TransformersEngine(config, paged=PagedOptions(kernel=plain_kernel, page_size=PAGE)))
-        engines[-1].start()
-        return engines[-1]
+        engine = paged_engine(folders["llama"], PAGE, **changes)
+        assert isinstance(engine, TransformersEngine)
+        engine.start()
+        engines.append(engine)
+        return engine
 
     yield make
     for engine in engines:
@@ -86,10 +85,10 @@ def test_what_went_wrong_is_not_reused(start: Callable[..., TransformersEngine])
         output.logits.fill_(float("nan"))
         return output
 
-    runner.use(spoils)
+    runner.paged.use(spoils)
     with pytest.raises(GenerationError):
         ask(engine, TEXT)
-    runner.use(runner.model)
+    runner.paged.use(runner.model)
     result = ask(engine, TEXT)
     assert (result.completions, result.usage.cached_tokens) == (before.completions, 0)
 

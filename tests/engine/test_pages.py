@@ -76,6 +76,15 @@ def test_decoding_inputs_are_the_rows_and_scratch() -> None:
     assert all(view.is_contiguous() for view in (views.used, views.starts_k, views.table))
 
 
+def test_no_rows_at_all_are_scratch_alone() -> None:
+    inputs = DecodeInputs(3, 2, 8, CPU)
+    inputs.send([Span([4], 9, [3, 5])], 1)
+    inputs.send([], 3)
+    views = inputs.views(3)
+    assert [views.tokens.tolist(), views.places.tolist(), views.used.tolist()] == [[0] * 3, [0] * 3, [1] * 3]
+    assert views.table[:, 0].tolist() == [SCRATCH] * 3
+
+
 def test_inputs_stay_where_they_are() -> None:
     """A recorded graph reads addresses."""
     inputs = DecodeInputs(4, 3, 8, CPU)
@@ -88,13 +97,13 @@ def test_inputs_stay_where_they_are() -> None:
 def test_a_parcel_keeps_its_parts_apart() -> None:
     parcel = Parcel(CPU)
     wide = parcel.add([2**40, 1, 2])
-    take = add_part(parcel, [Span([1, 2, 3], 8, [4, 6]), Span([9], 0, [2])], 5, 8)
+    take = add_part(parcel, [Span([1, 2, 3], 8, [4, 6]), Span([9], 0, [2])], 8)
     more = parcel.add([7], narrow=True)
     parcel.send()
     part = take(parcel)
     assert parcel[wide].tolist() == [2**40, 1, 2]
     assert (parcel[more].tolist(), parcel[more].dtype) == ([7], torch.int32)
-    assert (part.first, part.last, part.longest_q, part.longest_k) == (5, 9, 3, 11)
+    assert (part.longest_q, part.longest_k) == (3, 11)
     assert part.starts_q.tolist() == [0, 3, 4]
     assert part.used.tolist() == [11, 1]
     assert part.table.tolist() == [[4, 6], [2, SCRATCH]]

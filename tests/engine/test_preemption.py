@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from shared.errors import EngineStoppedError
 from tests.engine.conftest import FAMILIES, Listener, greedy, run, submit
+from tests.servers import until
 from worker.engine import memory, scheduler
 from worker.engine.generation import PendingGeneration
 from worker.engine.ledger import Ledger
-from worker.engine.protocol import Engine, EngineRequest, FinishReason, SamplingParams
+from worker.engine.protocol import Engine, EngineRequest, FinishReason, Grammar, SamplingParams, Structure
 from worker.engine.scheduler import Scheduler, StepPlan
 from worker.engine.sequence import Row, RowGroup
 
@@ -116,6 +117,8 @@ def test_never_over_the_memory_everyone_ends_and_nobody_is_overtaken(
         assert all(row.computed + 1 <= row.pages * page for row in plan.decoding)
         assert all(chunk.end <= chunk.row.pages * page for chunk in plan.chunks)
         assert oldest is None or oldest in [row.group for row in plan.rows], "who came first goes on with every step"
+        order = [groups.index(group) for group in line.groups]
+        assert order == sorted(order), "who came later never stands before"
         began += [group for group in groups if group.begun and group not in began]
         said = runner.step(plan)
         line.advance(plan)
@@ -128,18 +131,19 @@ def test_never_over_the_memory_everyone_ends_and_nobody_is_overtaken(
 
 
 def jobs(count: int, seed: int) -> list[tuple[tuple[int, ...], SamplingParams]]:
-    """Greedy ones, seeded ones, with a repetition penalty, of several completions; each could be alone in memory."""
+    """Greedy ones, seeded ones, with penalties, with a structure, of several completions; each could be alone in memory."""
     dice = random.Random(seed)
     made = []
     for at in range(count):
-        n = (1, 3, 1, 1)[at % 4]
+        n = (1, 3, 1)[at % 3]
         prompt = tuple(dice.randrange(3, 300) for _ in range(dice.randint(1, 60 // n)))
         answer = dice.randint(80, 130) if n == 1 else 45
         params = [
-            greedy(answer, n=n),
+            greedy(answer, n=n, presence_penalty=0.5),
             SamplingParams(max_tokens=answer, seed=at, top_p=0.9, n=n, ignore_eos=True),
             greedy(answer, repetition_penalty=1.3, n=n, stop=("zzz",)),
-        ][at % 3]
+            greedy(answer, n=n, structure=Structure(Grammar.REGEX, "([a-f][0-9]){200}")),
+        ][at % 4]
         made.append((prompt, params))
     return made
 
@@ -154,7 +158,7 @@ def test_answers_are_the_same_with_and_without_preemption(
     monkeypatch.setattr(scheduler, "_ROOM", 0)  # as careless as can be at admission
     monkeypatch.setattr(memory, "_page_tokens", lambda shapes, device: 8)  # these tiny heads have pages of 64
     roomy, tight = shared_engine(family), new_engine(family, kv_cache_bytes=TIGHT * BYTES[family], prefix_cache_bytes=0)
-    asked = jobs(7, seed=5)
+    asked = jobs(6, seed=5)
     expected = [run(roomy, *job) for job in asked]
     heard = [Listener(hold=at == 0) for at in range(len(asked))]
     handles = [submit(tight, *job, listener) for job, listener in zip(asked, heard, strict=True)]
@@ -174,6 +178,51 @@ def test_answers_are_the_same_with_and_without_preemption(
     assert sum(stats.token_gaps.counts) == gaps, "each token but the first of a row came after a gap"
 
 
+def test_log_probabilities_are_told_once(new_engine: Callable[..., Engine]) -> None:
+    engine = new_engine("gpt2", kv_cache_bytes=192 * 1024, prefix_cache_bytes=0, max_context=192)
+    params = greedy(150, logprobs=1, prompt_logprobs=1)
+    whole = run(engine, (5,) * 40, params)
+    first = Listener(hold=True)
+    handles = [submit(engine, (5,) * 40, params, first if at == 0 else None) for at in range(3)]
+    first.go.set()
+    results = [handle.result(30) for handle in handles]
+    assert engine.stats().preemptions > 0
+    for result in results:
+        assert result.completions[0].token_ids == whole.completions[0].token_ids
+        assert [place.chosen.token for place in result.completions[0].places or ()] == [*whole.completions[0].token_ids]
+        assert [place.chosen.token for place in result.prompt_places or ()] == [5] * 39
+
+
+def test_what_a_row_has_with_it_survives_a_preemption(
+    new_engine: Callable[..., Engine], shared_engine: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place in a structure, its counts, its numbers, and what was told of its tokens."""
+    monkeypatch.setattr(scheduler, "_ROOM", 0)
+    monkeypatch.setattr(memory, "_page_tokens", lambda shapes, device: 8)
+    tight = new_engine("gpt2", kv_cache_bytes=TIGHT * BYTES["gpt2"], prefix_cache_bytes=0)
+    structure = Structure(Grammar.REGEX, "([a-f]{9}-){8}end")
+    params = [
+        SamplingParams(max_tokens=90, seed=3, structure=structure, logprobs=1, prompt_logprobs=2),
+        SamplingParams(max_tokens=90, seed=4, frequency_penalty=0.8, presence_penalty=0.5, ignore_eos=True, logprobs=2),
+        SamplingParams(max_tokens=90, seed=5, top_p=0.8, min_p=0.01, min_tokens=85, structure=structure),
+        greedy(90, frequency_penalty=0.7, repetition_penalty=1.2, stop_token_ids=(4, 5), min_tokens=80),
+    ]
+    asked = [(tuple(range(9 + at, 20)), one) for at, one in enumerate(params)]
+    expected = [run(shared_engine("gpt2"), *job) for job in asked]
+    heard = Listener(hold=True)
+    handles = [submit(tight, *job, heard if at == 0 else None) for at, job in enumerate(asked)]
+    heard.go.set()
+    for handle, alone in zip(handles, expected, strict=True):
+        result = handle.result(60)
+        assert [one.token_ids for one in result.completions] == [one.token_ids for one in alone.completions]
+        assert [one.text for one in result.completions] == [one.text for one in alone.completions]
+        for one, other in zip(result.completions, alone.completions, strict=True):
+            assert (one.places is None) == (other.places is None)
+            assert len(one.places or ()) == len(other.places or ())
+        assert len(result.prompt_places or ()) == len(alone.prompt_places or ())
+    assert tight.stats().preemptions > 0
+
+
 @pytest.fixture(params=["echo", "gpt2"])
 def short(request: pytest.FixtureRequest, new_engine: Callable[..., Engine]) -> Engine:
     """Four slots, and memory for 192 tokens: two of the rows below."""
@@ -189,8 +238,7 @@ def test_a_preempted_request_can_be_canceled(short: Engine) -> None:
     assert first.heard.wait(20)
     youngest = submit(short, (5,) * 16, greedy(150), heard)
     first.go.set()
-    while short.stats().preemptions == 0 and not oldest.done():
-        pass
+    until(lambda: short.stats().preemptions > 0)
     youngest.cancel()
     (completion,) = youngest.result(30).completions
     assert completion.finish_reason is FinishReason.CANCELED

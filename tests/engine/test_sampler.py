@@ -148,20 +148,20 @@ def test_a_row_gets_the_same_tokens_in_any_company_and_only_such_as_it_may(vocab
 def test_draws_follow_the_probabilities() -> None:
     dice = random.Random(8)
     torch.manual_seed(8)
-    for _ in range(12):
+    for _ in range(8):
         base = some_params(dice, 12)
         params = [
             SamplingParams(
                 **{name: getattr(base, name) for name in base.__slots__} | {"temperature": 0.9, "seed": seed}
             )
-            for seed in range(3000)
+            for seed in range(1500)
         ]
         logits = torch.randn(12)
         rows = [RowSampling(p, 0, [3, 4]) for p in params]
-        tokens = torch.tensor(Sampler(CPU).sample(logits.expand(3000, -1), rows))
-        shares = torch.bincount(tokens, minlength=12) / 3000
+        tokens = torch.tensor(Sampler(CPU).sample(logits.expand(1500, -1), rows))
+        shares = torch.bincount(tokens, minlength=12) / 1500
         expected = torch.softmax(reference(logits, params[0], [3, 4], []), dim=-1)
-        assert torch.allclose(shares, expected, atol=0.04), base
+        assert torch.allclose(shares, expected, atol=0.05), base
 
 
 def test_numbers_drawn_in_blocks_are_those_drawn_one_by_one() -> None:

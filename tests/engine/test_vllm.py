@@ -174,14 +174,6 @@ def test_it_tells_what_it_counts(engine: Engine) -> None:
     assert memory.used > psutil.Process().memory_info().rss + 2**28, "vLLM's processes are not in it"
 
 
-def end_of(handle: Any) -> str:
-    try:
-        handle.result(30)
-    except EngineStoppedError:
-        return "stopped"
-    return "whole"
-
-
 def core_of(engine: Any) -> Any:
     """vLLM's engine process, as psutil has it."""
     (process,) = engine._vllm.llm.engine_core.resources.engine_manager.processes
@@ -189,13 +181,12 @@ def core_of(engine: Any) -> Any:
 
 
 def test_its_process_dies_and_everybody_hears_of_it(engine: Engine) -> None:
-    heard = Listener()
-    handles = [submit(engine, some_prompt(10, at), greedy(240), heard) for at in range(40)]
-    assert heard.heard.wait(30)
-    core_of(engine).kill()
-    ends = [end_of(handle) for handle in handles]
-    assert ends.count("stopped") > 20
-    assert set(ends) <= {"stopped", "whole"}
+    core = core_of(engine)
+    # Killed on the engine's thread at the very first token: on a busy machine it would else be done before.
+    handles = [submit(engine, some_prompt(10, at), greedy(240), lambda _: core.kill()) for at in range(6)]
+    for handle in handles:
+        with pytest.raises(EngineStoppedError):
+            handle.result(30)
     until(lambda: not engine.healthy(), 10)
     with pytest.raises(EngineStoppedError):
         submit(engine, (5,), greedy(1))

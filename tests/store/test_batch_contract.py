@@ -319,7 +319,7 @@ class TestResults:
         end(drive, refs[3], "three")
         end(drive, refs[0], "zero")
         first = batches.results()
-        assert [(row.id, row.index, row.custom_id, row.choices[0].text) for row in first] == [
+        assert [(row.id, row.index, row.custom_id, row.result.choices[0].text) for row in first] == [
             (refs[3].id, 3, "row-3", "three"), (refs[0].id, 0, "row-0", "zero"),
         ]  # fmt: skip
         drive.store.cancel(refs[1])
@@ -329,7 +329,7 @@ class TestResults:
         more = batches.results(after=first[-1].place)
         assert [(row.index, row.status, row.error) for row in more] == [(1, CANCELED, None), (2, FAILED, error)]
         assert more[1].finished_at == drive.store.get(refs[2]).finished_at
-        assert (more[1].usage, first[0].usage) == (Usage(4, 0), Usage(3, 2))
+        assert (more[1].result.usage, first[0].result.usage) == (Usage(4, 0), Usage(3, 2))
         end(drive, refs[4], "four")
         assert [row.index for row in batches.results()] == [3, 0, 1, 2, 4], "across several reads"
 
@@ -351,7 +351,7 @@ class TestResults:
         assert [row.index for row in batches.results()] == [1]
         end(drive, refs[0], "at last")
         assert [row.index for row in batches.results()] == [1, 0]
-        assert [row.choices for row in batches.results(after=known)] == [(Choice(0, "at last", "stop"),)]
+        assert [row.result.choices for row in batches.results(after=known)] == [(Choice(0, "at last", "stop"),)]
 
     def test_a_deleted_job_has_none(self, drive: Driver, batches: Batches):
         refs = batches.submit(3)

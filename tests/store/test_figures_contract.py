@@ -115,7 +115,7 @@ def test_tenants_are_told_apart_only_where_they_are_named(drive: Driver):
     drive.store.pause("demo")
     drive.submit("a", "b")
     figures = drive.store.figures(["shop", "nobody"])
-    assert figures.tenants["shop"].used == {"jobs": 1, "prompt_tokens": 3, "completion_tokens": 2}
+    assert figures.tenants["shop"].used == {"jobs": 1, "prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 0}
     assert figures.tenants["shop"].waiting == 2
     assert (figures.tenants["nobody"].waiting, figures.tenants["nobody"].used["jobs"]) == (0, 0)
 

@@ -20,7 +20,7 @@ class EngineConfig:
     deterministic: an answer's numbers do not depend on what else runs, at a price (``deterministic.py``).
     kv_cache_bytes: memory for keys and values; None chooses from what the device has free. prefix_cache_bytes: how much of it
     is for those of prompts and answers that are over, which others may begin with; None is an eighth, 0 keeps none.
-    adapters: LoRA adapters that requests may name, as names and folders.
+    adapters: names and folders of LoRA adapters in peft's format, which requests may name.
     gpu_memory_utilization, tensor_parallel_size, enforce_eager: vLLM's, as in its documentation; the first None is vLLM's
     default. echo_token_delay_s: seconds the echo engine takes for a step. echo_context: tokens a row of it holds.
     """

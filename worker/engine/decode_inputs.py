@@ -53,10 +53,13 @@ class DecodeInputs:
         self._staged = torch.zeros(words, dtype=torch.long, pin_memory=device.type == "cuda")
         self._sent = torch.zeros(words, dtype=torch.long, device=device)
         self._host, self._device = self._views(self._staged), self._views(self._sent)
+        self._sending = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._seated: list[list[int]] = [[SCRATCH]] * rows  # the pages that the table shows
 
     def send(self, rows: Sequence[Span], bucket: int) -> None:
-        """Stage ``rows`` of one token each, fill up to ``bucket``, start the transfer. The step before has to be over."""
+        """Stage ``rows`` of one token each, fill up to ``bucket``, start the transfer."""
+        if self._sending is not None:
+            self._sending.synchronize()  # the last one has to be over before its memory is written again
         host, count = self._host, len(rows)
         host.tokens[:count] = torch.tensor([row.tokens[0] for row in rows])
         host.positions[:count] = torch.tensor([row.start for row in rows])
@@ -70,6 +73,8 @@ class DecodeInputs:
         for index in range(count, bucket):
             self._seat(index, [SCRATCH])
         self._sent.copy_(self._staged, non_blocking=True)
+        if self._sending is not None:
+            self._sending.record()
 
     def views(self, bucket: int) -> DecodeViews:
         """On the device, of the first ``bucket`` rows."""

@@ -21,7 +21,7 @@ from worker.engine.paged_cache import Part
 logger = logging.getLogger(__name__)
 
 PAGE = 256  # the smallest page of FlashAttention 2
-_flash = torch.ops.aten._flash_attention_forward  # noqa: SLF001  # as said above
+_flash = torch.ops.aten._flash_attention_forward.default  # noqa: SLF001  # as said above
 _TOLERANCE = 2e-2  # of the largest output; half precision gives about 1e-3
 _MOST_HEAD_DIM = 256
 _LONGEST = 3 * PAGE  # tokens of the longest row that is tried
@@ -95,7 +95,7 @@ def _call(
 
 
 def _parameters() -> frozenset[str]:
-    return frozenset(argument.name for argument in _flash.default._schema.arguments)  # noqa: SLF001  # as said above
+    return frozenset(argument.name for argument in _flash._schema.arguments)  # noqa: SLF001  # as said above
 
 
 def _reason_against(shapes: list[KeyValueShape], device: torch.device) -> str:
@@ -143,4 +143,4 @@ def _scattered(lengths: list[int], used: list[int], page_size: int, device: torc
     starts_k = torch.cat((table[:, 0] * page_size, table.new_zeros(1)))
     starts_q = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
     lengths_k = torch.tensor(used, dtype=torch.int32, device=device)
-    return Part(0, sum(lengths), starts_q, lengths_k, table, starts_k, max(lengths), _LONGEST)
+    return Part(starts_q, lengths_k, table, starts_k, max(lengths), _LONGEST)

@@ -20,6 +20,7 @@ _TOKEN_BUDGET = {"cpu": 128, "cuda": 2048}
 _MOST_ON_CPU = 4 * _GIB
 _SHARE = {"cpu": 0.5, "cuda": 0.8}  # of what is free once the weights are there; the rest is for activations and others
 _PAGE = 16  # tokens
+_SMALLEST_CONTEXT = 2048
 _PREFIX_PART = 8  # one part in so many is for prefixes
 
 
@@ -41,9 +42,9 @@ def choose_capacity(
 ) -> Capacity:
     """What the memory allows, with what the configuration fixes left as it is.
 
-    Slots and context cost nothing by themselves: where rows would take more than is there, some of them wait. So the context
-    is shortened only where not even one row of it would fit. Raises: ModelLoadError if the context was fixed at more than
-    that, or if nothing fits at all.
+    On a CPU slots and context cost nothing by themselves: where rows would take more than is there, some of them wait. So the
+    context is shortened only where not even one row of it would fit. Raises: ModelLoadError if the context was fixed at more
+    than that, or if nothing fits at all.
     """
     budget = config.kv_cache_bytes or _free_bytes(device)
     bytes_per_token = sum(shape.bytes_per_token for shape in shapes)
@@ -60,9 +61,26 @@ def choose_capacity(
             f"values, and {rows / _GIB:.2f} GiB are there beside those of prefixes. Lower the context, or allow more memory."
         )
     slots = config.slots or min(_SLOTS[device.type], pages)
+    if device.type != "cpu":
+        slots, context = _whole_slots(config, slots, context, pages * page)
     pages = min(pages, slots * -(-context // page))
     budget_tokens = config.token_budget or _TOKEN_BUDGET[device.type]
     return Capacity(slots, context, budget_tokens, pages * page, page, prefix)
+
+
+def _whole_slots(config: EngineConfig, slots: int, context: int, tokens: int) -> tuple[int, int]:
+    """Slots and context where a slot takes all its memory at once, as on a GPU that cannot have pages: the context is shortened
+    before slots are given up, and slots before it falls under 2,048 tokens. Raises: ModelLoadError if that does not fit."""
+    if config.max_context is None:
+        context = min(context, max(tokens // slots, _SMALLEST_CONTEXT))
+    if config.slots is None:
+        slots = max(1, min(slots, tokens // context))
+    if slots * context > tokens:
+        raise ModelLoadError(
+            f"{slots} slots of {context} tokens do not fit the memory for keys and values, which holds {tokens}. Lower the slots "
+            "or the context, or allow more memory."
+        )
+    return slots, context
 
 
 def _page_tokens(shapes: Sequence[KeyValueShape], device: torch.device) -> int:

@@ -10,10 +10,11 @@ import torch
 from shared.errors import GenerationError
 from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
 from worker.engine.logprobs import chances
+from worker.engine.lora import ActiveAdapters
 from worker.engine.native.decode import DecodeAttention
 from worker.engine.prefix_cache import PrefixCache
 from worker.engine.protocol import Reused
-from worker.engine.row_sampling import RowSampling
+from worker.engine.row_sampling import RowSampling, RowSamplings
 from worker.engine.sampler import Sampler
 from worker.engine.scheduler import Chunk, Copy, StepPlan
 from worker.engine.sequence import Row
@@ -30,22 +31,24 @@ class ModelRunner:
         model: torch.nn.Module,
         cache: SlotCache,
         device: torch.device,
-        end_tokens: frozenset[int] = frozenset(),
+        samplings: RowSamplings | None = None,
         kernel: DecodeAttention | None = None,
         prefix: PrefixCache | None = None,
+        adapters: ActiveAdapters | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
         self.kernel = kernel
         self.sampler = Sampler(device)
-        self._end_tokens = end_tokens
+        self._samplings = samplings or RowSamplings()
         self._prefix = prefix
+        self._adapters = adapters or ActiveAdapters()
         self._sampling: dict[Row, RowSampling] = {}
         self._slots_used = 0
 
     def prepare(self, row: Row) -> None:
-        self._sampling[row] = RowSampling(row.group.sampling, row.index, row.prompt, self._end_tokens)
+        self._sampling[row] = self._samplings.begin(row.group.sampling, row.index, row.prompt)
 
     def release(self, row: Row) -> None:
         self._sampling.pop(row, None)
@@ -99,6 +102,7 @@ class ModelRunner:
             self._prefix.clear()
         for slot in range(self._slots_used):
             self.cache.clear(slot)
+        self._adapters.clear()
         logits = self.forward([0], [0], self.packed_batch([], [PackedChunk(0, 0, 1, 0, 1)]), [0])
         if not bool(torch.isfinite(logits.amax())):
             raise GenerationError("The model computes no numbers any more.")
@@ -146,11 +150,15 @@ class ModelRunner:
             chunks.append(PackedChunk(chunk.row.slot, first, len(tokens), chunk.start, chunk.end))
             if chunk.completes:
                 wanted.append(len(tokens) - 1)
-        told = _told(plan)
+        asked = [len(lengths) + at for at in told(plan.chunks)]
+        if any(row.group.request.adapter for row in plan.rows):
+            self._adapters.set(_adapters_of_tokens(plan), self.device)
+        else:
+            self._adapters.clear()
         # With nothing to sample the model still wants one position to keep.
-        logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *told] or [0])
-        if told:
-            _tell_prompts(plan, logits[len(wanted) :])
+        logits = self.forward(tokens, positions, self.packed_batch(lengths, chunks), [*wanted, *asked] or [0])
+        if asked:
+            tell_prompts(plan, logits[len(wanted) :])
         return logits[: len(wanted)]
 
     def _fork(self, plan: StepPlan) -> None:
@@ -215,6 +223,14 @@ def _lengths(plan: StepPlan) -> list[int]:
     return lengths
 
 
+def _adapters_of_tokens(plan: StepPlan) -> list[str | None]:
+    """The adapter of each packed token."""
+    names = [row.group.request.adapter for row in plan.decoding]
+    for chunk in plan.chunks:
+        names += [chunk.row.group.request.adapter] * (chunk.end - chunk.start)
+    return names
+
+
 def _to_tell(chunk: Chunk) -> range:
     """The tokens of a chunk after which the next one of the prompt is to be told: not the last, and none twice."""
     group = chunk.row.group
@@ -223,18 +239,18 @@ def _to_tell(chunk: Chunk) -> range:
     return range(max(chunk.start, len(group.prompt_chances)), min(chunk.end, len(chunk.row.prompt) - 1))
 
 
-def _told(plan: StepPlan) -> list[int]:
-    """Packed tokens after which logits are needed for ``prompt_logprobs``."""
-    told: list[int] = []
-    first = len(plan.decoding)
-    for chunk in plan.chunks:
-        told += [first + at - chunk.start for at in _to_tell(chunk)]
+def told(chunks: Sequence[Chunk]) -> list[int]:
+    """Of the tokens of ``chunks``, one after the other, those after which logits are needed for ``prompt_logprobs``."""
+    found: list[int] = []
+    first = 0
+    for chunk in chunks:
+        found += [first + at - chunk.start for at in _to_tell(chunk)]
         first += chunk.end - chunk.start
-    return told
+    return found
 
 
-def _tell_prompts(plan: StepPlan, logits: torch.Tensor) -> None:
-    """logits: after each token of ``_told``."""
+def tell_prompts(plan: StepPlan, logits: torch.Tensor) -> None:
+    """logits: after each token of ``told``."""
     first = 0
     for chunk in plan.chunks:
         at, group = _to_tell(chunk), chunk.row.group

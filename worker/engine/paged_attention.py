@@ -96,10 +96,7 @@ def _attend(
         raise NotImplementedError("attention outside of a step")
     step.cache.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), step.batch.places)
     (keys, values), packed = step.cache.paged_layers[layer].stores, query[0].transpose(0, 1)
-    attended = [
-        step.kernel(packed[part.first : part.last], keys, values, part, scale, window) for part in step.batch.parts
-    ]
-    return (attended[0] if len(attended) == 1 else torch.cat(attended)).unsqueeze(0)
+    return step.kernel(packed, keys, values, step.batch.part, scale, window).unsqueeze(0)
 
 
 _attend_op = torch.library.custom_op(

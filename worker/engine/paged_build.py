@@ -17,7 +17,9 @@ from worker.engine.loading import LoadedWeights
 from worker.engine.memory import Capacity
 from worker.engine.paged_attention import Kernel
 from worker.engine.paged_cache import PagedCache
+from worker.engine.paged_forward import PagedForward
 from worker.engine.paged_runner import PagedRunner
+from worker.engine.row_sampling import RowSamplings
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ _TOKEN_BUDGET = 2048
 _SMALLEST_CONTEXT = 2048
 _COUNTED = 256  # tokens; what a row is counted by where its page is as long as the context
 _CPU_BYTES = 64 * 1024**2  # tests run this there, with small models
-_SHARE = 0.92  # of what is free beside the largest step; the rest is for the allocator's gaps and for CUDA graphs
+_SHARE = 0.92  # of what is free beside the largest step; the rest is for the allocator's gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,17 @@ class PagedOptions:
 
 
 def build(
-    config: EngineConfig, weights: LoadedWeights, expected: probe.Reference, context: int, options: PagedOptions
+    config: EngineConfig,
+    weights: LoadedWeights,
+    expected: probe.Reference,
+    context: int,
+    samplings: RowSamplings,
+    options: PagedOptions,
 ) -> tuple[PagedRunner, Capacity] | None:
     """A warm runner, and what it has room for; None, and a line in the log, where no kernel fits the model or the device.
 
-    context: the most tokens of a row that the model allows. Raises: ModelLoadError if the memory is too small, or if what is
-    computed is not what the model computes.
+    context: the most tokens of a row that the model allows. samplings: as ``ModelRunner`` has them. Raises: ModelLoadError if the
+    memory is too small, or if what is computed is not what the model computes.
     """
     model, device = weights.model, weights.device
     found = _kernel(model, expected.shapes, device, options)
@@ -64,14 +71,14 @@ def build(
         pages * page_size * _bytes_per_token(expected.shapes) / _GIB, capacity.slots, capacity.context, found.name,
     )  # fmt: skip  # one value a line says no more
     reuses = config.prefix_cache_bytes != 0 and not _has_windows(model)
-    runner = PagedRunner(model, cache, device, found.kernel, capacity.slots, capacity.context, reuses=reuses)
-    probe.compare(runner.probe, model, expected)
+    paged = PagedForward(model, cache, device, found.kernel, capacity.slots, capacity.context)
+    probe.compare(paged.probe, model, expected)
     if options.compiler is not None:
-        _compile(runner, model, expected, options.compiler)
+        _compile(paged, model, expected, options.compiler)
     if options.graphs and device.type == "cuda":
-        runner.record()
-        probe.compare(runner.probe, model, expected)
-    return runner, capacity
+        paged.record()
+        probe.compare(paged.probe, model, expected)
+    return PagedRunner(model, device, paged, samplings, reuses=reuses), capacity
 
 
 def _kernel(
@@ -142,29 +149,29 @@ def _free_bytes(
         return _CPU_BYTES
     page_size = found.page_size or tokens
     cache = PagedCache(shapes, -(-tokens // page_size) + 1, page_size, device)
-    runner = PagedRunner(weights.model, cache, device, found.kernel, rows, tokens)
+    paged = PagedForward(weights.model, cache, device, found.kernel, rows, tokens)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    runner.largest_step(tokens, rows)
+    paged.largest_step(tokens, rows)
     peak = torch.cuda.max_memory_allocated(device) - before
-    del runner, cache
+    del paged, cache
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return int((free - peak) * _SHARE)
+    return int((free - 2 * peak) * _SHARE)  # CUDA graphs keep memory of their own for a step
 
 
 def _bytes_per_token(shapes: list[KeyValueShape]) -> int:
     return sum(shape.bytes_per_token for shape in shapes)
 
 
-def _compile(runner: PagedRunner, model: PreTrainedModel, expected: probe.Reference, compiler: str) -> None:
+def _compile(paged: PagedForward, model: PreTrainedModel, expected: probe.Reference, compiler: str) -> None:
     """Compile, and prove that it still computes the same; the plain model stays where either fails."""
     started = time.perf_counter()
     try:
-        runner.compile(compiler)
-        probe.compare(runner.probe, model, expected)
+        paged.compile(compiler)
+        probe.compare(paged.probe, model, expected)
     except Exception:
         logger.exception("torch.compile does not work for this model here; it runs uncompiled.")
-        runner.use(model)
+        paged.use(model)
     else:
         logger.info("Compiled in %.0f s.", time.perf_counter() - started)

@@ -1,6 +1,6 @@
 """Keys and values in pages, as a transformers ``Cache``.
 
-The tokens of a step travel packed as ``[1, tokens, ...]``: first the newest token of each decoding row, then the prompt chunks.
+The tokens of a forward travel packed as ``[1, tokens, ...]``: the newest ones of decoding rows, or prompt chunks one after the other.
 Each token has a place, page x page size + offset, where its keys and values are written; attention finds a row's tokens by its
 list of pages. The work itself is done in ``paged_attention``, which knows the step.
 """
@@ -18,15 +18,13 @@ from worker.engine.cache import KeyValueShape
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of a step that are attended to in one call: the decoding ones, or the prompt chunks.
+    """The rows of a forward: decoding ones, or prompt chunks.
 
-    first, last: their packed tokens. starts_q: int32 ``[rows + 1]``, where each row's tokens start among those. used: int32
+    starts_q: int32 ``[rows + 1]``, where each row's tokens start among the packed ones. used: int32
     ``[rows]``, tokens that each row has in the cache, the step's own included. table: int32 ``[rows, width]``, each row's pages.
     starts_k: int32 ``[rows + 1]``, place of each row's first token. longest_q, longest_k: no row has more of either.
     """
 
-    first: int
-    last: int
     starts_q: torch.Tensor
     used: torch.Tensor
     table: torch.Tensor
@@ -40,7 +38,7 @@ class PagedBatch:
     """places: int64 ``[tokens]``, where each packed token is written."""
 
     places: torch.Tensor
-    parts: tuple[Part, ...]
+    part: Part
 
 
 class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__ has no annotations

@@ -1,73 +1,71 @@
-"""Steps over pages: decoding alone from static inputs (through CUDA graphs), decoding mixed with prompt chunks as it comes.
+"""Steps over pages: who holds which, what is reused of them, and running ahead.
 
-What a GPU wants of a step: few launches, and no waiting. A decoding step is one transfer in, one graph, one transfer out, for which
-the host waits once. Rows that are plainly greedy are chosen on the way; others are sampled from the logits that are left behind.
+As soon as a step's tokens are known, decoding goes on with them: the device computes the next step while the loop turns this one's
+tokens into text and plans. What the plan then asks for is mostly there already; of a row that ended meanwhile it is left. That
+needs no promise of the loop, since nothing is written but what the row would write next, into pages that are its own. (The idea is
+that of the overlapped schedulers of SGLang and vLLM.)
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
 from shared.errors import GenerationError
 from worker.engine.cache import SlotCache
-from worker.engine.decode_inputs import DecodeInputs, Span
-from worker.engine.decode_steps import DecodeSteps
-from worker.engine.model_runner import ModelRunner, _logits_of_rows
-from worker.engine.paged_attention import Kernel, stepping
-from worker.engine.paged_cache import PagedBatch, PagedCache, Part
+from worker.engine.decode_inputs import Span
+from worker.engine.model_runner import ModelRunner, tell_prompts, told
+from worker.engine.paged_forward import NO_NUMBER, PagedForward, greedy
 from worker.engine.pages import SCRATCH, PagePool
-from worker.engine.parcel import Parcel, add_part
 from worker.engine.prefix_pages import PrefixPages
 from worker.engine.protocol import Reused, SamplingParams
+from worker.engine.row_sampling import RowSamplings
 from worker.engine.scheduler import Chunk, StepPlan
 from worker.engine.sequence import Row
 
 logger = logging.getLogger(__name__)
 
-_NO_NUMBER = -1  # in place of a token, where the logits held none
 _GREEDY = SamplingParams(temperature=0.0)
-_COMPILED_CHUNK = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Logits, float32 ``[n, vocab]``, and their greedy choices, int64 ``[n]``; each row begins with the one of its place. starts:
+    tokens that each row had in the cache before."""
+
+    logits: torch.Tensor
+    picked: torch.Tensor
+    places: dict[Row, int]
+    starts: dict[Row, int]
+
+    def covers(self, rows: Sequence[Row]) -> bool:
+        return all(self.starts.get(row) == row.computed for row in rows)
 
 
 class PagedRunner(ModelRunner):
-    """A ``Runner`` over a transformers model whose attention is ``paged_attention``.
-
-    rows: the most that decode together. context: the most tokens of a row. kernel: attends to pages. reuses: full pages of what was
-    computed before are held by rows that begin with the same tokens.
-    """
+    """A ``Runner`` over pages. reuses: full pages of what was computed before are held by rows that begin with the same tokens."""
 
     def __init__(
         self,
         model: torch.nn.Module,
-        cache: PagedCache,
         device: torch.device,
-        kernel: Kernel,
-        rows: int,
-        context: int,
+        paged: PagedForward,
+        samplings: RowSamplings | None = None,
         *,
         reuses: bool = True,
     ) -> None:
-        super().__init__(model, cast("SlotCache", cache), device)
-        self.paged = cache
-        self._network: Callable[..., Any] = model
-        self._attend = kernel
-        self._context = context
-        self.rows = rows
-        self.pool = PagePool(cache.pages, cache.page_size)
+        super().__init__(model, cast("SlotCache", paged.cache), device, samplings)
+        self.paged = paged
+        self.pool = PagePool(paged.cache.pages, paged.cache.page_size)
+        self.runs_ahead = True
         self._known = PrefixPages(self.pool) if reuses else None
         self._pages: dict[Row, list[int]] = {}
         self._plain: set[Row] = set()
-        self._inputs = DecodeInputs(rows, self.pool.pages_for(context), cache.page_size, device)
-        self._every_row = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        # A view that does not start at its storage's beginning, as those of mixed steps do not: for a compiled model that differs.
-        self._all_tokens = torch.arange(-2, rows, device=device)[2:]
-        self._answers = torch.zeros(rows, dtype=torch.long, pin_memory=device.type == "cuda")
-        self.steps = DecodeSteps(self._decode_size, rows)
+        self._ahead: Made | None = None
 
     def prepare(self, row: Row) -> None:
         super().prepare(row)
@@ -100,139 +98,80 @@ class PagedRunner(ModelRunner):
     def reused(self) -> Reused:
         if self._known is None:
             return Reused()
-        return Reused(self._known.queries, self._known.hits, len(self._known) * self.paged.page_bytes)
+        return Reused(self._known.queries, self._known.hits, len(self._known) * self.paged.cache.page_bytes)
 
     def step(self, plan: StepPlan) -> list[int | Exception]:
-        for row in plan.decoding:
-            self.pool.grow(self._pages[row], row.computed + 1)
-        for chunk in plan.chunks:
-            self.pool.grow(self._pages[chunk.row], chunk.end)
+        ahead, self._ahead = self._ahead, None
+        made = []
+        if plan.decoding:
+            starts = {row: row.computed for row in plan.decoding}
+            made.append(ahead if ahead is not None and ahead.covers(plan.decoding) else self._decode(starts, {}))
         if plan.chunks:
-            logits, picked = self._mixed(plan)
-        else:
-            logits, picked = self.decode([self._newest(row) for row in plan.decoding])
-        for chunk in plan.completed:
-            self._share_prompt(chunk)
-        answers = self._answer(logits, picked, plan)
+            made.append(self._compute(plan))
+        answers = self._answer(made, plan.sampled)
         self._keep_pages(plan, answers)
+        if self.runs_ahead:
+            self._run_ahead(plan, answers)
         return answers
-
-    def use(self, network: Callable[..., Any]) -> None:
-        """Run this in place of the model: a compiled one, or the model itself again."""
-        self._network = network
-
-    def compile(self, compiler: str) -> None:
-        """Compile the model twice: for one token, and for any number. Raises whatever goes wrong."""
-        self.use(torch.compile(self.model, dynamic=True, backend=compiler))
-        held: list[int] = []
-        self.pool.grow(held, _COMPILED_CHUNK)
-        one = Span([0], 0, [SCRATCH])
-        self.decode([one])
-        # First a step whose numbers all differ: those that are equal would be taken for always equal.
-        self._packed([one] * 2, [Span([0] * _COMPILED_CHUNK, 0, held)], [0, 1, _COMPILED_CHUNK + 1])
-        self.decode([one] * min(2, self.rows))
-        self.pool.give_back(held)
-
-    def record(self) -> None:
-        """Record the decoding steps as CUDA graphs. To be called once everything else works."""
-        self._inputs.send([], self.rows)
-        self.steps.capture()
-
-    def largest_step(self, tokens: int, rows: int) -> None:
-        """Compute so many prompt tokens, and logits for so many rows: nothing takes more memory."""
-        held: list[int] = []
-        self.pool.grow(held, tokens)
-        self._packed([], [Span([0] * tokens, 0, held)], [tokens - 1] * rows)
-        self.pool.give_back(held)
 
     def recover(self) -> None:
         """Compute one token on the scratch page. Raises whatever is still wrong."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        self._ahead = None
         if self._known is not None:
             self._known.clear()
-        logits, _ = self.decode([Span([0], 0, [SCRATCH])])
-        if not bool(torch.isfinite(logits[:1].amax())):
+        logits, _ = self.paged.decode([Span([0], 0, [SCRATCH])])
+        if not bool(torch.isfinite(logits.amax())):
             raise GenerationError("The model computes no numbers any more.")
 
-    def probe(self, tokens: Sequence[int], cut: int) -> torch.Tensor:
-        """float32 ``[2, vocab]``, after the last two of ``tokens``: computed as two chunks and a decoding step."""
-        held: list[int] = []
-        last = len(tokens) - 1
-        self.pool.grow(held, len(tokens))
-        try:
-            for start, end in ((0, cut), (cut, last)):
-                before_last = self._packed([], [Span(tokens[start:end], start, held)], [end - start - 1])
-            after_last, _ = self.decode([Span(tokens[last:], last, held)])
-            return torch.cat((before_last, after_last[:1]))
-        finally:
-            self.pool.give_back(held)
+    def _decode(self, starts: dict[Row, int], newest: dict[Row, int]) -> Made:
+        """starts: the rows, and how many tokens each has in the cache. newest: their newest tokens, where the rows do not know
+        them yet."""
+        spans = []
+        for row, start in starts.items():
+            self.pool.grow(self._pages[row], start + 1)
+            spans.append(Span((newest.get(row, row.last_token),), start, self._pages[row]))
+        logits, picked = self.paged.decode(spans)
+        return Made(logits, picked, {row: at for at, row in enumerate(starts)}, starts)
 
-    # ---- decoding alone
-
-    def _newest(self, row: Row) -> Span:
-        return Span((row.last_token,), row.computed, self._pages[row])
-
-    def decode(self, rows: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
-        size = self.steps.size_for(len(rows))
-        self._inputs.send(rows, size)
-        logits, picked = self.steps.run(size)
-        return logits[: len(rows)], picked[: len(rows)]
-
-    def _decode_size(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the static inputs, of so many rows: float32 ``[size, vocab]``, and the greedy choices, int64 ``[size]``."""
-        views = self._inputs.views(size)
-        starts = self._every_row[: size + 1]
-        part = Part(0, size, starts, views.used, views.table, views.starts_k, 1, self._context)
-        logits = self._logits(views.tokens, views.positions, PagedBatch(views.places, (part,)), self._all_tokens[:size])
-        return logits, _greedy(logits)
-
-    # ---- decoding and prompt chunks
-
-    def _mixed(self, plan: StepPlan) -> tuple[torch.Tensor, torch.Tensor]:
-        decoding = [self._newest(row) for row in plan.decoding]
-        chunks = [Span(c.tokens, c.start, self._pages[c.row]) for c in plan.chunks]
-        wanted, at = list(range(len(decoding))), len(decoding)
+    def _compute(self, plan: StepPlan) -> Made:
+        """Prompt chunks."""
+        spans, wanted, places, end = [], list[int](), dict[Row, int](), 0
         for chunk in plan.chunks:
-            at += chunk.end - chunk.start
+            self.pool.grow(self._pages[chunk.row], chunk.end)
+            spans.append(Span(chunk.tokens, chunk.start, self._pages[chunk.row]))
+            end += chunk.end - chunk.start
             if chunk.completes:
-                wanted.append(at - 1)
-        logits = self._packed(decoding, chunks, wanted)
-        return logits, _greedy(logits)
+                places |= dict.fromkeys(chunk.rows, len(wanted))
+                wanted.append(end - 1)
+        asked = told(plan.chunks)
+        logits = self.paged.chunks(spans, [*wanted, *asked])
+        if asked:
+            tell_prompts(plan, logits[len(wanted) :])
+            logits = logits[: len(wanted)]
+        for chunk in plan.completed:
+            self._share_prompt(chunk)
+        return Made(logits, greedy(logits), places, {})
 
-    def _packed(self, decoding: Sequence[Span], chunks: Sequence[Span], wanted: Sequence[int]) -> torch.Tensor:
-        """wanted: the packed tokens after which logits are needed. Returns float32 ``[wanted, vocab]``."""
-        spans, size = [*decoding, *chunks], self.pool.page_size
-        parcel = Parcel(self.device)
-        tokens = parcel.add([token for span in spans for token in span.tokens])
-        positions = parcel.add([at for span in spans for at in range(span.start, span.end)])
-        places = parcel.add([place for span in spans for place in span.places(size)])
-        # The model wants something to keep, and a compiled one takes a single number for a case of its own, as it does one token.
-        count = sum(len(span.tokens) for span in spans)
-        keep = parcel.add([*wanted, 0, 0] if count > 1 else [0])
-        parts = [
-            add_part(parcel, part, first, size) for part, first in ((decoding, 0), (chunks, len(decoding))) if part
-        ]
-        parcel.send()
-        batch = PagedBatch(parcel[places], tuple(part(parcel) for part in parts))
-        return self._logits(parcel[tokens], parcel[positions], batch, parcel[keep])[: len(wanted)]
-
-    # ---- both
-
-    def _logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, batch: PagedBatch, keep: torch.Tensor
-    ) -> torch.Tensor:
-        """float32 ``[kept, vocab]``."""
-        with stepping(self.paged, batch, self._attend):
-            output = self._network(
-                input_ids=tokens.unsqueeze(0),
-                position_ids=positions.unsqueeze(0),
-                past_key_values=self.paged,
-                use_cache=True,
-                logits_to_keep=keep,
-            )
-        logits: torch.Tensor = output.logits[0].float()
-        return logits
+    def _run_ahead(self, plan: StepPlan, answers: Sequence[int | Exception]) -> None:
+        """Begin the step after this one, for the rows that surely or probably go on. Whatever goes wrong with it, the loop
+        asks for that step anyway."""
+        ends = {row: row.computed + 1 for row in plan.decoding}
+        ends |= {row: chunk.end for chunk in plan.completed for row in chunk.rows}
+        newest = {
+            row: answer
+            for row, answer in zip(plan.sampled, answers, strict=True)
+            if not isinstance(answer, Exception) and len(row.output) + 1 < row.group.sampling.max_tokens
+        }
+        if not newest:
+            return
+        try:
+            self._ahead = self._decode({row: ends[row] for row in newest}, newest)
+        except GenerationError:
+            pass  # no page is free: the scheduler will say who has to leave
+        except Exception:
+            logger.warning("A step could not be begun early.", exc_info=True)
 
     def _share_prompt(self, chunk: Chunk) -> None:
         """Let the other completions of a request have what was computed of its prompt: full pages are shared, the last is copied."""
@@ -243,7 +182,7 @@ class PagedRunner(ModelRunner):
             held = self._pages[row]
             self.pool.share(pages[:full])
             held += pages[:full]
-            self.paged.copy(last, self.pool.grow(held, chunk.end))
+            self.paged.cache.copy(last, self.pool.grow(held, chunk.end))
 
     def _keep_pages(self, plan: StepPlan, answers: Sequence[int | Exception]) -> None:
         """Of the prompts that were completed in this step; an answer follows when its row leaves."""
@@ -254,38 +193,29 @@ class PagedRunner(ModelRunner):
             if failed.isdisjoint(chunk.rows):
                 self._known.keep(chunk.row, self._pages[chunk.row], chunk.end)
 
-    def _answer(self, logits: torch.Tensor, picked: torch.Tensor, plan: StepPlan) -> list[int | Exception]:
-        rows = plan.sampled
-        if len(rows) != len(logits):
-            of_row = torch.tensor(_logits_of_rows(plan)).to(self.device, non_blocking=True)
-            logits, picked = logits[of_row], picked[of_row]
-        others = [at for at, row in enumerate(rows) if row not in self._plain]
-        if len(others) == len(rows):
-            return self._choose(logits, rows)
-        answers: list[int | Exception] = [
-            token if token != _NO_NUMBER else GenerationError("The model computed no numbers for this row.")
-            for token in self.fetch(picked)
-        ]
+    def _answer(self, made: Sequence[Made], rows: Sequence[Row]) -> list[int | Exception]:
+        """Of the parts of a step, in the order of ``rows``."""
+        if not rows:
+            return []
+        places: dict[Row, int] = {}
+        first = 0
+        for part in made:
+            places |= {row: first + place for row, place in part.places.items()}
+            first += len(part.picked)
+        answers: dict[Row, int | Exception] = {}
+        if not self._plain.isdisjoint(rows):
+            picked = self.paged.fetch(torch.cat([part.picked for part in made]))
+            answers = {row: _token_or_error(picked[places[row]]) for row in rows if row in self._plain}
+        others = [row for row in rows if row not in self._plain]
         if others:
-            chosen = self._choose(logits[others], [rows[at] for at in others])
-            for at, answer in zip(others, chosen, strict=True):
-                answers[at] = answer
-        return answers
-
-    def fetch(self, picked: torch.Tensor) -> list[int]:
-        """The one wait of a step."""
-        if self.device.type != "cuda":
-            return picked.tolist()
-        answers = self._answers[: len(picked)]
-        answers.copy_(picked, non_blocking=True)
-        torch.cuda.current_stream(self.device).synchronize()
-        return answers.tolist()
+            logits = made[0].logits if len(made) == 1 else torch.cat([part.logits for part in made])
+            index = torch.tensor([places[row] for row in others]).to(self.device, non_blocking=True)
+            answers |= zip(others, self._choose(logits[index], others), strict=True)
+        return [answers[row] for row in rows]
 
 
-def _greedy(logits: torch.Tensor) -> torch.Tensor:
-    """int64 ``[rows]``: the best token of each, or -1 where the best is no number."""
-    best, at = logits.max(dim=-1)
-    return torch.where(torch.isfinite(best), at, _NO_NUMBER)
+def _token_or_error(picked: int) -> int | Exception:
+    return picked if picked != NO_NUMBER else GenerationError("The model computed no numbers for this row.")
 
 
 def _is_plainly_greedy(params: SamplingParams) -> bool:

@@ -1,4 +1,4 @@
-"""Many small tensors to the device in one transfer, and the parts of a step made of them."""
+"""Many small tensors to the device in one transfer, and the part of a step made of them."""
 
 from __future__ import annotations
 
@@ -47,20 +47,19 @@ class Parcel:
         return self._views[narrow][first:last]
 
 
-def add_part(parcel: Parcel, spans: Sequence[Span], first: int, page_size: int) -> Callable[[Parcel], Part]:
-    """Put a part of ``spans`` into the parcel; ``first`` is its first packed token. Returns how to take it out once sent."""
+def add_part(parcel: Parcel, spans: Sequence[Span], page_size: int) -> Callable[[Parcel], Part]:
+    """Put the part of ``spans`` into the parcel. Returns how to take it out once sent."""
     width = max(len(span.pages) for span in spans)
     lengths = [len(span.tokens) for span in spans]
     starts_q = parcel.add([0, *accumulate(lengths)], narrow=True)
     used = parcel.add([span.end for span in spans], narrow=True)
     starts_k = parcel.add([*(span.pages[0] * page_size for span in spans), 0], narrow=True)
-    table = parcel.add(
-        [page for span in spans for page in [*span.pages, *[SCRATCH] * (width - len(span.pages))]], narrow=True
-    )
-    last, longest_q, longest_k = first + sum(lengths), max(lengths), max(span.end for span in spans)
+    padded = [[*span.pages, *[SCRATCH] * (width - len(span.pages))] for span in spans]
+    table = parcel.add([page for pages in padded for page in pages], narrow=True)
+    longest_q, longest_k = max(lengths), max(span.end for span in spans)
 
     def take(sent: Parcel) -> Part:
         pages = sent[table].view(len(spans), width)
-        return Part(first, last, sent[starts_q], sent[used], pages, sent[starts_k], longest_q, longest_k)
+        return Part(sent[starts_q], sent[used], pages, sent[starts_k], longest_q, longest_k)
 
     return take

@@ -1,4 +1,4 @@
-"""What changes the logits of single tokens of single rows: bias, penalties, ends that come too early.
+"""What changes the logits of single rows: bias, penalties, ends that come too early, what breaks a structure.
 
 Each class holds compact lists of token ids for its rows, made when the set of rows changes. Lists of different lengths are padded
 with their own first entry: the same number is then written to the same place twice.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import embedding
 from torch.nn.utils.rnn import pad_sequence
 
 from worker.engine.row_sampling import RowSampling
@@ -89,6 +90,38 @@ class EarlyEnds:
 
     def take(self) -> None:
         self._steps += 1
+
+
+class Structures:
+    """What the matchers of its rows allow; everything else gets -inf."""
+
+    def __init__(self, rows: Sequence[RowSampling], at: Sequence[int], vocab: int, device: torch.device) -> None:
+        self._members = [rows[i] for i in at]
+        self._at = torch.tensor(at).to(device, non_blocking=True)
+        self._vocab = vocab
+        words = -(-vocab // 32)
+        self._masks = torch.zeros(len(at), words, dtype=torch.int32, pin_memory=device.type == "cuda")
+        # The eight numbers to add for each value of a byte of a mask.
+        bits = torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1
+        self._addends = torch.zeros(256, 8).masked_fill(bits == 0, -torch.inf).to(device)
+
+    def apply(self, scores: torch.Tensor) -> None:
+        """Raises: GenerationError of the first row whose matcher has failed."""
+        for row, mask in zip(self._members, self._masks.numpy(), strict=True):
+            assert row.matcher is not None
+            row.matcher.fill(mask, row.unwanted if row.taken < row.params.min_tokens else ())
+        masks = self._masks.to(scores.device, non_blocking=True).view(torch.uint8)
+        addends = embedding(masks.int(), self._addends).view(len(masks), -1)[:, : self._vocab]
+        if len(masks) == len(scores):
+            scores.add_(addends)
+        else:
+            scores[self._at] = scores[self._at] + addends
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """tokens: what each of these rows got."""
+        for row, token in zip(self._members, tokens, strict=True):
+            assert row.matcher is not None
+            row.matcher.take(token)
 
 
 def _column(values: Sequence[float], device: torch.device) -> torch.Tensor:

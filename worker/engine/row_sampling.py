@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 
 from worker.engine.protocol import SamplingParams
+from worker.engine.structured import Matcher, StructureCompiler
 
 _SEEDS = 2**63
 _BLOCK = 64  # uniform numbers drawn at once; torch's generator gives the same ones one by one
@@ -17,15 +18,21 @@ class RowSampling:
     """Its parameters, its numbers, and the tokens it has seen.
 
     ``taken``: tokens that were sampled; the next one uses number ``taken`` of the row's generator, whatever happens between.
-    ``wide``: its nucleus was once larger than the usual candidates. ``unwanted``: ids that may not be chosen before
+    ``matcher``: where it is in its structure. ``wide``: its nucleus was once larger than the usual candidates. ``unwanted``: ids that may not be chosen before
     ``min_tokens``. ``seen``, ``counts``: with penalties, the tokens so far (int64 ``[length]`` and room for more) and how often the
     output has each of them.
     """
 
     def __init__(
-        self, params: SamplingParams, index: int, prompt: Sequence[int], end_tokens: Collection[int] = ()
+        self,
+        params: SamplingParams,
+        index: int,
+        prompt: Sequence[int],
+        end_tokens: Collection[int] = (),
+        matcher: Matcher | None = None,
     ) -> None:
         self.params = params
+        self.matcher = matcher
         self.taken = 0
         self.wide = False
         self.unwanted = sorted({*end_tokens, *params.stop_token_ids})
@@ -59,3 +66,19 @@ class RowSampling:
         seen = torch.zeros(len(listed) + self.params.max_tokens, dtype=torch.long)
         seen[: len(listed)] = torch.tensor(listed, dtype=torch.long)
         return seen, torch.zeros(len(seen))
+
+
+class RowSamplings:
+    """Makes them, for one model. end_tokens: ids that end an answer. structures: needed only where a request has one."""
+
+    def __init__(self, end_tokens: Collection[int] = (), structures: StructureCompiler | None = None) -> None:
+        self._end_tokens = end_tokens
+        self._structures = structures
+
+    def begin(self, params: SamplingParams, index: int, prompt: Sequence[int]) -> RowSampling:
+        """For completion ``index`` of a request that begins now."""
+        matcher = None
+        if params.structure is not None:
+            assert self._structures is not None
+            matcher = self._structures.matcher(params.structure)
+        return RowSampling(params, index, prompt, self._end_tokens, matcher)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from worker.engine import drawing
-from worker.engine.penalties import Biases, EarlyEnds, Penalties
+from worker.engine.penalties import Biases, EarlyEnds, Penalties, Structures
 from worker.engine.row_sampling import RowSampling
 
 _CANDIDATES = 256  # enough for nearly every nucleus
@@ -76,12 +76,15 @@ class _Batch:
         device = scratch.device
         biased = _where(rows, lambda row: bool(row.params.logit_bias))
         penalized = _where(rows, lambda row: row.penalized)
-        early = _where(rows, lambda row: row.taken < row.params.min_tokens and bool(row.unwanted))
+        # A matcher heeds min_tokens itself: where the structure is complete, nothing but an end is left.
+        early = _where(rows, lambda r: r.taken < r.params.min_tokens and bool(r.unwanted) and r.matcher is None)
+        self._structured = _where(rows, lambda row: row.matcher is not None)
         # Sorted by how they draw, so that those of a kind are a slice.
         drawn = sorted(_where(rows, lambda row: row.params.temperature > 0), key=lambda i: _kind(rows[i], vocab))
         self._biases = Biases(rows, biased, device) if biased else None
         self._penalties = Penalties(rows, penalized, device) if penalized else None
         self._early_ends = EarlyEnds(rows, early, device) if early else None
+        self._structures = Structures(rows, self._structured, vocab, device) if self._structured else None
         self._draws = _Draws([rows[i] for i in drawn], vocab, scratch) if drawn else None
         self._drawn = _index(drawn, len(rows), device)
         self._penalized = _index(penalized, len(rows), device)
@@ -97,7 +100,7 @@ class _Batch:
             tokens, ok = torch.stack((chosen, finite)).tolist()
         else:
             chosen, (tokens, ok) = self._drawn_over(chosen, scores, finite, self._draws)
-        self._take(chosen)
+        self._take(chosen, tokens)
         return [token if good else None for token, good in zip(tokens, ok, strict=True)]
 
     def _drawn_over(
@@ -114,7 +117,9 @@ class _Batch:
         return chosen, [tokens, ok]
 
     def _changed(self, logits: torch.Tensor) -> torch.Tensor:
-        steps = [step for step in (self._biases, self._penalties, self._early_ends) if step is not None]
+        steps = [
+            step for step in (self._biases, self._penalties, self._early_ends, self._structures) if step is not None
+        ]
         if not steps:
             return logits
         scores = self._scratch("scores", *logits.shape).copy_(logits)
@@ -122,11 +127,13 @@ class _Batch:
             step.apply(scores)
         return scores
 
-    def _take(self, chosen: torch.Tensor) -> None:
+    def _take(self, chosen: torch.Tensor, tokens: Sequence[int]) -> None:
         if self._penalties is not None:
             self._penalties.take(chosen[self._penalized].unsqueeze(1))
         if self._early_ends is not None:
             self._early_ends.take()
+        if self._structures is not None:
+            self._structures.take([tokens[at] for at in self._structured])
 
 
 class _Draws:

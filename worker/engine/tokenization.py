@@ -61,7 +61,7 @@ class ModelTokenization:
             text = self._token_texts[token] = str(self._backend.decode([token], skip_special_tokens=False))
         return text
 
-    def to_json(self) -> bytes | None:
+    def to_json(self) -> bytes:
         return str(self._backend.to_str()).encode()
 
     def chat_pieces(self, messages: Sequence[Message]) -> list[Piece] | None:

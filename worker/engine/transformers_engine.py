@@ -19,6 +19,7 @@ from worker.engine.deterministic import TileRunner
 from worker.engine.fingerprint import fingerprint
 from worker.engine.fusing import fuse_activations
 from worker.engine.loading import LoadedWeights, declared_ends, load_weights, weights_digest
+from worker.engine.lora import ActiveAdapters, adapt, read_adapters
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.native import decode
@@ -26,9 +27,11 @@ from worker.engine.native.decode import DecodeAttention
 from worker.engine.packing import pack_linears
 from worker.engine.paged_build import PagedOptions
 from worker.engine.prefix_cache import PrefixCache, block_bytes
-from worker.engine.protocol import EngineInfo
+from worker.engine.protocol import EngineInfo, EngineRequest
+from worker.engine.row_sampling import RowSamplings
 from worker.engine.runner import LoadedModel
 from worker.engine.slot_engine import SlotEngine
+from worker.engine.structured import StructureCompiler
 from worker.engine.tokenization import ModelTokenization
 
 logger = logging.getLogger(__name__)
@@ -56,8 +59,10 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
     weights = load(config)
     _set_threads(config, weights.model)
     digest = weights_digest(weights.model)  # before packing takes the weights away
+    tokenization = ModelTokenization(weights.tokenizer)
+    structures = StructureCompiler(tokenization.to_json, vocabulary_size(weights.model), end_tokens(weights))
     with torch.inference_mode():
-        runner, capacity = _build_runner(config, weights, paged)
+        runner, capacity = _build_runner(config, weights, RowSamplings(end_tokens(weights), structures), paged)
     info = EngineInfo(
         engine="transformers",
         model=config.model_id,
@@ -72,9 +77,15 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
         kv_tokens=capacity.kv_tokens,
         kv_page=capacity.kv_page,
         system_fingerprint=_fingerprint(config, weights, digest, runner, capacity),
+        adapters=tuple(name for name, _ in config.adapters),
     )
     memory = partial(device_memory, weights.device)
-    return LoadedModel(info, runner, ModelTokenization(weights.tokenizer), end_tokens(weights), memory)
+
+    def check(request: EngineRequest) -> None:
+        if request.sampling.structure is not None:
+            structures.check(request.sampling.structure)
+
+    return LoadedModel(info, runner, tokenization, end_tokens(weights), memory, check)
 
 
 def _fingerprint(
@@ -96,6 +107,7 @@ def _fingerprint(
         threads=torch.get_num_threads(),
         packing=config.pack_weights,
         kernel=runner.kernel is not None,
+        adapters=str(config.adapters),
         deterministic=config.deterministic,
         slots=None if config.deterministic else capacity.slots,
         token_budget=None if config.deterministic else capacity.token_budget,
@@ -116,15 +128,20 @@ def end_tokens(weights: LoadedWeights) -> frozenset[int]:
 
 
 def _build_runner(
-    config: EngineConfig, weights: LoadedWeights, paged: PagedOptions | None
+    config: EngineConfig, weights: LoadedWeights, samplings: RowSamplings, paged: PagedOptions | None
 ) -> tuple[ModelRunner, Capacity]:
     model, device = weights.model, weights.device
     context = model_context(model)
     expected = probe.reference(model, vocabulary_size(model), context)
-    if paged is not None or device.type == "cuda":
-        built = paged_build.build(config, weights, expected, context, paged or PagedOptions())
+    if (paged is not None or device.type == "cuda") and not config.deterministic and not config.adapters:
+        built = paged_build.build(config, weights, expected, context, samplings, paged or PagedOptions())
         if built is not None:
             return built
+    if config.adapters and config.deterministic:
+        raise ModelLoadError(
+            "The deterministic mode does not know adapters yet. Set one of DETERMINISTIC and ADAPTERS."
+        )
+    by_layer = read_adapters(model, config.adapters)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
     fuse_activations(model)
     capacity = choose_capacity(config, context, expected.shapes, device)
@@ -143,8 +160,10 @@ def _build_runner(
     attention.register()
     deterministic.register()
     _use_attention(model, deterministic.ATTENTION if config.deterministic else attention.NAME)
+    active = ActiveAdapters()
+    adapt(model, by_layer, active)
     runner = (TileRunner if config.deterministic else ModelRunner)(
-        model, cache, device, end_tokens(weights), _decode_kernel(config, weights), prefix
+        model, cache, device, samplings, _decode_kernel(config, weights), prefix, active
     )
     probe.check(runner, model, expected)
     if config.deterministic:

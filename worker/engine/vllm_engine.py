@@ -23,7 +23,7 @@ import psutil
 from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from shared.errors import EngineStoppedError, GenerationError, InvalidRequestError
+from shared.errors import EngineStoppedError, GenerationError
 from worker.engine.config import EngineConfig
 from worker.engine.generation import PendingGeneration
 from worker.engine.host_memory import host_memory
@@ -32,20 +32,19 @@ from worker.engine.protocol import (
     DeviceMemory,
     EngineInfo,
     EngineRequest,
-    EngineResult,
     EngineStats,
     FinishReason,
     Generation,
     Message,
     OnDelta,
     Piece,
-    Place,
+    Reused,
 )
 from worker.engine.sequence import Row, RowGroup
 from worker.engine.slot_engine import check_messages
 from worker.engine.validation import check_request
 from worker.engine.vllm_loading import LoadedVllm, load_vllm
-from worker.engine.vllm_requests import places, refusal, vllm_prompt, vllm_sampling
+from worker.engine.vllm_requests import chances, refusal, vllm_prompt, vllm_sampling
 
 logger = logging.getLogger(__name__)
 
@@ -55,28 +54,13 @@ _PROCESS_S = 2.0  # vLLM's process gets so long to end by itself; it has nothing
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """One request: its rows, what vLLM was told for each, the task that follows each, and what came beside tokens."""
+    """One request: its rows, what vLLM was told for each, and the task that follows each. It waits until it has a token: when
+    vLLM takes it up is not told."""
 
     group: RowGroup
     params: list[Any]
     tasks: dict[Row, asyncio.Task[None]] = field(default_factory=dict)
-    places: dict[int, list[Place]] = field(default_factory=dict)
-    prompt_places: tuple[Place, ...] | None = None
-    cached_tokens: int = 0
     canceled: bool = False
-
-    @property
-    def begun(self) -> bool:
-        """It has a token."""
-        return self.group.first_token_at is not None
-
-    def result(self) -> EngineResult:
-        result = self.group.result()
-        completions = result.completions
-        if self.group.sampling.logprobs is not None:
-            completions = tuple(replace(c, places=tuple(self.places.get(c.index, ()))) for c in completions)
-        usage = replace(result.usage, cached_tokens=self.cached_tokens)
-        return replace(result, completions=completions, usage=usage, prompt_places=self.prompt_places)
 
 
 class VllmEngine:
@@ -138,7 +122,7 @@ class VllmEngine:
             raise EngineStoppedError()
         check_request(request, vllm.info)
         handle = PendingGeneration()
-        group = RowGroup(request, handle, on_delta, vllm.tokenization.decode)
+        group = RowGroup(request, handle, on_delta, vllm.tokenization.decode, vllm.tokenization.token_text)
         work = _Work(group, [self._params(request, row.index) for row in group.rows])
         handle.when_canceled(lambda: self._post_cancel(work))
         with self._lock:
@@ -152,9 +136,9 @@ class VllmEngine:
         tally = self._running_vllm.tally
         with self._lock:
             works = list(self._works.values())
-        begun = [work for work in works if work.begun]
+        begun = [work for work in works if work.group.begun]
         return EngineStats(
-            running=sum(row.finish_reason is None for work in begun for row in work.group.rows),
+            running=sum(len(work.group.open_rows) for work in begun),
             waiting=len(works) - len(begun),
             steps=tally.steps,
             prompt_tokens=tally.prompt_tokens,
@@ -162,6 +146,8 @@ class VllmEngine:
             step_rows=tally.step_rows,
             token_gaps=tally.gaps(),
             kv_cache_usage=tally.kv_cache_usage if works else 0.0,
+            preemptions=tally.preemptions,
+            reused=Reused(tally.prefix_queries, tally.prefix_hits),
         )
 
     def device_memory(self) -> DeviceMemory | None:
@@ -197,8 +183,6 @@ class VllmEngine:
     def _params(self, request: EngineRequest, index: int) -> Any:
         """Raises: InvalidRequestError for what vLLM does not take, found in the caller's thread."""
         vllm = self._running_vllm
-        if request.adapter is not None:
-            raise InvalidRequestError(f"There is no adapter {request.adapter!r}.", param="adapter")
         params = vllm_sampling(request.sampling, index, vllm.end_tokens, vllm.info.vocab_size)
         config = vllm.llm.vllm_config
         try:
@@ -289,33 +273,26 @@ class VllmEngine:
     def _take(self, work: _Work, row: Row, output: Any) -> None:
         """New tokens of a row. ``output``: vLLM's RequestOutput, with what is new since the last."""
         (new,) = output.outputs
-        if output.num_cached_tokens and row.index == 0:
-            work.cached_tokens = output.num_cached_tokens
-        self._take_places(work, row, output, new)
-        last = len(new.token_ids) - 1
+        group, sampling = work.group, work.group.sampling
+        if row.index == 0 and output.num_cached_tokens is not None:
+            group.cached_tokens = output.num_cached_tokens
+        if sampling.prompt_logprobs is not None and output.prompt_logprobs:
+            group.prompt_chances = chances(output.prompt_logprobs, sampling.prompt_logprobs)
+        told = None if sampling.logprobs is None else chances(new.logprobs or (), sampling.logprobs)
         for at, token in enumerate(new.token_ids):
             if work.canceled:  # and the order to has not come round yet
                 self._cancel(work)
-            if work.group.ended or row.finish_reason is not None:
+            if group.ended or row.finish_reason is not None:
                 return
-            self._take_token(work, row, token, ends=at == last and new.finish_reason == "stop")
+            row.chances = None if told is None else told[at]
+            self._take_token(work, row, token)
 
-    def _take_places(self, work: _Work, row: Row, output: Any, new: Any) -> None:
-        sampling, decode = work.group.sampling, self._running_vllm.tokenization.decode
-        if sampling.logprobs is not None and new.logprobs:
-            work.places.setdefault(row.index, []).extend(places(new.logprobs, sampling.logprobs, decode))
-        if sampling.prompt_logprobs is not None and output.prompt_logprobs:
-            work.prompt_places = tuple(places(output.prompt_logprobs, sampling.prompt_logprobs, decode))
-
-    def _take_token(self, work: _Work, row: Row, token: int, *, ends: bool) -> None:
+    def _take_token(self, work: _Work, row: Row, token: int) -> None:
         self._generated_tokens += 1
+        work.group.begun = True
         work.group.first_token_at = work.group.first_token_at or time.perf_counter()
         try:
-            if ends:  # an end-of-text or stop token: counted, and no text
-                row.output.append(token)
-                delta = row.finish(FinishReason.STOP)
-            else:
-                delta = row.accept(token, frozenset())
+            delta = row.accept(token, self._running_vllm.end_tokens)
         except Exception as error:  # noqa: BLE001  # this request's caller gets it
             self._fail(work, _generation_error("Its tokens could not be turned into text", error))
             return
@@ -339,7 +316,7 @@ class VllmEngine:
     def _complete_if_finished(self, work: _Work) -> None:
         if work.group.finished and not work.group.ended:
             self._leave(work)
-            work.group.handle.complete(work.result())
+            work.group.handle.complete(work.group.result())
 
     def _fail(self, work: _Work, error: Exception) -> None:
         if not work.group.ended:
@@ -348,8 +325,9 @@ class VllmEngine:
 
     def _leave(self, work: _Work) -> None:
         work.group.ended = True
+        current = _current_task()
         for task in work.tasks.values():
-            if task is not asyncio.current_task():
+            if task is not current:
                 task.cancel()  # which has vLLM stop what is not at its end
         with self._lock:
             self._works.pop(work.group, None)
@@ -362,7 +340,7 @@ class VllmEngine:
             works = list(self._works.values())
             left_s = max(0.0, (self._stop_at or 0.0) - time.monotonic())
         for work in works:
-            if not work.begun:
+            if not work.group.begun:
                 self._fail(work, EngineStoppedError())
         if not works or left_s == 0.0:
             self._let_end()
@@ -380,7 +358,8 @@ class VllmEngine:
             works = list(self._works.values())
         for work in works:
             self._fail(work, error)
-        return [task for work in works for task in work.tasks.values() if task is not _current_task()]
+        current = _current_task()
+        return [task for work in works for task in work.tasks.values() if task is not current]
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -19,12 +19,12 @@ from worker.engine.config import EngineConfig
 from worker.engine.loading import Described, choose_dtype, declared_ends, describe
 from worker.engine.protocol import EngineInfo
 from worker.engine.tokenization import ModelTokenization
+from worker.engine.validation import MAX_LOGPROBS
 from worker.engine.vllm_process import executor_class
 from worker.engine.vllm_tally import VllmTally
 
 logger = logging.getLogger(__name__)
 
-MAX_LOGPROBS = 20
 _GIB = 1024**3
 _MOST_ON_CPU = 4 * _GIB
 _SHARE_ON_CPU = 0.5  # of what is free; as the slot engine does, so that a worker can be exchanged for one
@@ -99,9 +99,12 @@ async def _started(config: EngineConfig, described: Described, tally: VllmTally)
 
 
 async def _warm(llm: Any) -> None:
-    """A prompt and a step. There are models that vLLM loads and then cannot run, for want of a kernel."""
-    params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True, detokenize=False)
-    async for _ in llm.generate(tokens_input([0]), params, "warm"):
+    """A prompt and a step. There are models that vLLM loads and then cannot run, for want of a kernel. With log-probabilities,
+    whose ranks vLLM compiles at their first use, for one row and for several: seconds in which no other row would move."""
+    params = SamplingParams(
+        max_tokens=2, temperature=0.0, ignore_eos=True, detokenize=False, logprobs=1, prompt_logprobs=1
+    )
+    async for _ in llm.generate(tokens_input([0, 0, 0]), params, "warm"):
         pass
 
 

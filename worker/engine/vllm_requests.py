@@ -12,8 +12,8 @@ from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from shared.errors import InvalidRequestError
-from worker.engine.detokenizer import Decode
-from worker.engine.protocol import EngineRequest, Grammar, Place, SamplingParams, Structure, TokenLogprob
+from worker.engine.places import Chances
+from worker.engine.protocol import EngineRequest, Grammar, SamplingParams, Structure
 
 _SEEDS = 2**63
 _LEAST_PENALTY = 1e-6  # vLLM divides by it in float32; the answer has long been the one with the seen tokens for ever
@@ -74,12 +74,13 @@ def _structure(structure: Structure | None) -> Any:
     return StructuredOutputsParams(json=structure.text)
 
 
-def places(logprobs: Sequence[Mapping[int, Any] | None], count: int, decode: Decode) -> list[Place]:
-    """vLLM's log-probabilities of a run of tokens as ours: the chosen one is each mapping's first, the others have ranks."""
-    return [_place(entry, count, decode) for entry in logprobs if entry]
+def chances(logprobs: Sequence[Mapping[int, Any] | None], count: int) -> list[Chances]:
+    """vLLM's log-probabilities of a run of tokens as ours, with the ``count`` best. The chosen one is each mapping's first; the
+    first token of a prompt has none."""
+    return [_chances(entry, count) for entry in logprobs if entry]
 
 
-def _place(entry: Mapping[int, Any], count: int, decode: Decode) -> Place:
-    told = {token: TokenLogprob(token, decode([token]), float(each.logprob)) for token, each in entry.items()}
-    ranked = sorted(entry, key=lambda token: entry[token].rank)
-    return Place(told[next(iter(entry))], tuple(told[token] for token in ranked if entry[token].rank <= count))
+def _chances(entry: Mapping[int, Any], count: int) -> Chances:
+    chosen = next(iter(entry))
+    ranked = sorted((each.rank, token) for token, each in entry.items() if each.rank <= count)
+    return Chances(chosen, entry[chosen].logprob, tuple((token, entry[token].logprob) for _, token in ranked))

@@ -15,7 +15,7 @@ class VllmTally(StatLoggerBase):  # type: ignore[misc]  # vLLM is not there wher
     """Counts of one vLLM since its start: a logger of its own kind. Written by the engine's thread alone."""
 
     def __init__(self) -> None:
-        self.steps = self.prompt_tokens = 0
+        self.steps = self.prompt_tokens = self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self.kv_cache_usage = 0.0
         self._rows: list[int] = []
         self._gaps = [0] * (len(GAP_BOUNDS_S) + 1)
@@ -30,8 +30,11 @@ class VllmTally(StatLoggerBase):  # type: ignore[misc]  # vLLM is not there wher
         if scheduler_stats is not None:
             self.steps += 1
             self.kv_cache_usage = scheduler_stats.kv_cache_usage
+            self.prefix_queries += scheduler_stats.prefix_cache_stats.queries
+            self.prefix_hits += scheduler_stats.prefix_cache_stats.hits
         if iteration_stats is None:
             return
+        self.preemptions += iteration_stats.num_preempted_reqs
         self.prompt_tokens += iteration_stats.prompt_token_stats.computed
         for gap in iteration_stats.inter_token_latencies_iter:
             self._gaps[bisect_left(GAP_BOUNDS_S, gap)] += 1
