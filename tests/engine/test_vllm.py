@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from shared.errors import EngineStoppedError, InvalidRequestError, ModelLoadError
@@ -152,6 +153,45 @@ def test_a_structure_that_is_none_is_refused_at_once(engine: Engine, structure: 
         engine.submit(EngineRequest((5,), SamplingParams(structure=structure)))
     assert caught.value.param == "structure"
     assert engine.healthy()
+
+
+def test_adapters_run_beside_the_model_and_say_what_the_merged_model_says(
+    vllm_folder: Path, tmp_path: Path, model: Any
+) -> None:
+    """One adapter on the query projections; the merged model is made by hand."""
+    rank, dice = 4, torch.Generator().manual_seed(5)
+    merged = AutoModelForCausalLM.from_pretrained(vllm_folder).eval()
+    tensors = {}
+    for at, layer in enumerate(merged.model.layers):
+        weight = layer.self_attn.q_proj.weight
+        down = torch.randn(rank, weight.shape[1], generator=dice) * 0.3
+        up = torch.randn(weight.shape[0], rank, generator=dice) * 0.3
+        weight.data += 2.0 * up @ down
+        path = f"base_model.model.model.layers.{at}.self_attn.q_proj"
+        tensors |= {f"{path}.lora_A.weight": down, f"{path}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["q_proj"], "bias": "none"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    engine = build_engine(vllm_config(vllm_folder, adapters=(("pirate", str(tmp_path)),)))
+    engine.start()
+    try:
+        assert engine.info.adapters == ("pirate",)
+        prompts = [some_prompt(12, seed) for seed in range(4)]
+        both = [
+            (engine.submit(EngineRequest(prompt, greedy(20), adapter="pirate")), submit(engine, prompt, greedy(20)))
+            for prompt in prompts
+        ]
+        for prompt, (adapted, plain) in zip(prompts, both, strict=True):
+            assert adapted.result(60).completions[0].token_ids == generate(merged, prompt, 20, 1.0)
+            assert plain.result(60).completions[0].token_ids == generate(model, prompt, 20, 1.0)
+        assert generate(merged, prompts[0], 20, 1.0) != generate(model, prompts[0], 20, 1.0)
+    finally:
+        engine.shutdown()
+
+
+def test_an_adapter_that_is_not_there_is_named(vllm_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="pirate"):
+        build_engine(vllm_config(vllm_folder, adapters=(("pirate", str(tmp_path / "none")),))).start()
 
 
 def test_an_adapter_that_nobody_gave_it_is_refused(engine: Engine) -> None:

@@ -260,8 +260,9 @@ class VllmEngine:
             self._fail(work, _generation_error("vLLM failed", error))
 
     async def _stream(self, work: _Work, row: Row, params: Any) -> None:
-        generate = self._running_vllm.llm.generate
-        outputs = generate(vllm_prompt(work.group.request), params, f"{next(self._ids)}")
+        vllm, request = self._running_vllm, work.group.request
+        adapter = vllm.adapters[request.adapter] if request.adapter is not None else None
+        outputs = vllm.llm.generate(vllm_prompt(request), params, f"{next(self._ids)}", lora_request=adapter)
         # Closed where it is left early (a stop string): that has vLLM stop too.
         async with contextlib.aclosing(outputs):
             async for output in outputs:

