@@ -68,10 +68,10 @@ def run_engine(task: Task, python: Path | str = sys.executable) -> dict[str, Any
 
 def _environment(engine: str) -> dict[str, str]:
     """vLLM: threads on every core that this process may use (by itself it keeps one of them free, half of two), and waiting
-    as it chooses. The others: threads that spin while they wait measure the neighbours, not the engines."""
+    as it chooses. The others as our engine sets it: threads that spin long while they wait measure the neighbours, not the engines."""
     common = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
     if engine not in VLLM_ENGINES:
-        return common | {"OMP_WAIT_POLICY": "PASSIVE"}
+        return common | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     wanted = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_NO_USAGE_STATS": "1"}
     return common | {"HF_HUB_OFFLINE": "1"} | wanted | {key: os.environ[key] for key in wanted if key in os.environ}

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="Sequences that run at the same time. Default: 32 on a CPU, 64 on a GPU, or what fits.",
+        description="Sequences that run at the same time. Default: 64, on a GPU with pages 256, or what fits.",
     )
     engine_token_budget: int | None = Field(
         None, ge=16, description="Prompt tokens computed in one engine step. Default: 128 on a CPU, 2048 on a GPU."

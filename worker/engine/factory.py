@@ -60,10 +60,11 @@ def _prepare_vllm(config: EngineConfig) -> None:
 
 
 def _wait_without_spinning() -> None:
-    """Threads of a matrix product that wait for each other give their core away instead of spinning on it.
+    """Threads of a matrix product that wait for each other spin for some microseconds only, then give their core away.
 
     On cores that others use too, spinning made the 82M model 2-3 times slower and a 4.7M one more than 10 times
-    (benchmarks/notes.md). OpenMP reads this once, when torch is loaded. Who wants spinning on a machine of their own sets
-    GOMP_SPINCOUNT, which goes before it.
+    (benchmarks/notes.md). Not to spin at all costs up to a tenth on quiet cores, since every product of a step waits for two
+    threads. OpenMP reads this once, when torch is loaded; GNU's, which torch comes with, goes by the count.
     """
-    os.putenv("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -15,7 +15,7 @@ from worker.engine.host_memory import available_memory, host_memory
 from worker.engine.protocol import DeviceMemory
 
 _GIB = 1024**3
-_SLOTS = {"cpu": 32, "cuda": 64}
+_SLOTS = {"cpu": 64, "cuda": 64}
 _TOKEN_BUDGET = {"cpu": 128, "cuda": 2048}
 _MOST_ON_CPU = 4 * _GIB
 _SHARE = {"cpu": 0.5, "cuda": 0.8}  # of what is free once the weights are there; the rest is for activations and others
