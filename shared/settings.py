@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         description="Sequences that run at the same time. Default: 64, on a GPU with pages 256, or what fits.",
     )
     engine_token_budget: int | None = Field(
-        None, ge=16, description="Prompt tokens computed in one engine step. Default: 128 on a CPU, 2048 on a GPU."
+        None, ge=16, description="Prompt tokens computed in one engine step. Default: 256 on a CPU, 2048 on a GPU."
     )
     engine_max_context: int | None = Field(
         None, ge=16, description="Caps the context length, tokens. Default: the model's own, or what fits."

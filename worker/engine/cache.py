@@ -114,7 +114,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init
         """Store packed states ``[1, kv_heads, tokens, head_dim]``."""
         rows = batch.decoding
         for store, states in zip(self.stores, (keys, values), strict=True):
-            if rows:
+            if rows and batch.kernel is not None and states.stride(3) == 1:
+                batch.kernel.write(store, states[0, :, :rows], batch.slots, batch.positions)
+            elif rows:
                 store[batch.slots, :, batch.positions] = states[0, :, :rows].transpose(0, 1)
             for chunk in batch.chunks:
                 store[chunk.slot, :, chunk.start : chunk.end] = states[0, :, chunk.first : chunk.last]

@@ -16,7 +16,7 @@ from worker.engine.protocol import DeviceMemory
 
 _GIB = 1024**3
 _SLOTS = {"cpu": 64, "cuda": 64}
-_TOKEN_BUDGET = {"cpu": 128, "cuda": 2048}
+_TOKEN_BUDGET = {"cpu": 256, "cuda": 2048}
 _MOST_ON_CPU = 4 * _GIB
 _SHARE = {"cpu": 0.5, "cuda": 0.8}  # of what is free once the weights are there; the rest is for activations and others
 _PAGE = 16  # tokens

@@ -19,10 +19,14 @@ _ROWS = 64  # the batch that the layout is made for; one made for 1 or 256 rows 
 
 
 class PackedLinear(torch.nn.Module):
-    """``x @ weight.T + bias`` for ``x`` ``[..., in_features]``, float32. ``weight`` is ``[out_features, in_features]``."""
+    """``x @ weight.T + bias`` for ``x`` ``[..., in_features]``, float32. ``weight`` is ``[out_features, in_features]``.
+
+    ``follows``: what oneDNN is to do to the sum before it writes it: an activation's name and kind, as its operator takes them.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
+        self.follows = ("none", "")
         self.out_features, self.in_features = weight.shape
         # Not a buffer: the blocked layout is opaque, and nothing that walks the state of a module may touch it.
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)  # noqa: SLF001  # as said above
@@ -30,7 +34,8 @@ class PackedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pointwise = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001  # as said above
-        result: torch.Tensor = pointwise(x, self._packed, self._bias, "none", [], "")
+        name, kind = self.follows
+        result: torch.Tensor = pointwise(x, self._packed, self._bias, name, [], kind)
         return result
 
 

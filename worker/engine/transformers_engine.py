@@ -17,13 +17,14 @@ from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
 from worker.engine.deterministic import TileRunner
 from worker.engine.fingerprint import fingerprint
-from worker.engine.fusing import fuse_activations
+from worker.engine.fusing import fuse_activations, fuse_into_packed
 from worker.engine.loading import LoadedWeights, declared_ends, load_weights, weights_digest
 from worker.engine.lora import ActiveAdapters, adapt, read_adapters
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
 from worker.engine.native import decode
 from worker.engine.native.decode import DecodeAttention
+from worker.engine.native.norms import use_native_norms
 from worker.engine.packing import pack_linears
 from worker.engine.paged_build import PagedOptions
 from worker.engine.prefix_cache import PrefixCache, block_bytes
@@ -144,6 +145,10 @@ def _build_runner(
     by_layer = read_adapters(model, config.adapters)
     packed = pack_linears(model, config.pack_weights) if device.type == "cpu" else 0
     fuse_activations(model)
+    if not config.adapters:
+        fuse_into_packed(model)
+    if _takes_kernels(config, weights):
+        use_native_norms(model, config.native_kernels_dir)
     capacity = choose_capacity(config, context, expected.shapes, device)
     try:
         cache = SlotCache(expected.shapes, capacity.slots, capacity.context, device, capacity.kv_tokens)
@@ -172,8 +177,11 @@ def _build_runner(
 
 
 def _decode_kernel(config: EngineConfig, weights: LoadedWeights) -> DecodeAttention | None:
-    fits = config.native_kernels and weights.device.type == "cpu" and weights.dtype == torch.float32
-    return decode.load(config.native_kernels_dir) if fits else None
+    return decode.load(config.native_kernels_dir) if _takes_kernels(config, weights) else None
+
+
+def _takes_kernels(config: EngineConfig, weights: LoadedWeights) -> bool:
+    return config.native_kernels and weights.device.type == "cpu" and weights.dtype == torch.float32
 
 
 def _use_attention(model: PreTrainedModel, name: str) -> None:

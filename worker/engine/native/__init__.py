@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("decode_attention.cpp")
+_SOURCE = Path(__file__).with_name("kernels.cpp")
 # What torch calls the processor's best instructions, and what compilers call a processor that has them.
 _MARCH = MappingProxyType({"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"})
 _FLAGS = (

@@ -1,4 +1,4 @@
-"""Attention of decoding rows at their exact lengths: ``decode_attention.cpp``, called with tensors."""
+"""What decoding rows need of the slot cache, by kernels of ours: ``kernels.cpp``, called with tensors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ class _Shape(ctypes.Structure):
 
 
 class DecodeAttention:
-    """The kernel, where it could be built."""
+    """The kernels, where they could be built."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._run: Any = library.decode_attention
         self._run.restype = None
         self._run.argtypes = [*([ctypes.c_void_p] * 5), ctypes.POINTER(_Shape)]
+        self._write: Any = library.write_rows
+        self._write.restype = None
+        self._write.argtypes = [*([ctypes.c_void_p] * 4), *([ctypes.c_int64] * 8)]
 
     def __call__(
         self,
@@ -49,6 +52,16 @@ class DecodeAttention:
         pointers = (tensor.data_ptr() for tensor in (out, query, keys, values, positions))
         self._run(*pointers, ctypes.byref(shape))
 
+    def write(self, store: torch.Tensor, states: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor) -> None:
+        """Row r's state goes to ``positions[r]`` of slot ``slots[r]``.
+
+        store: ``[slots, heads, max_len, dim]``. states: ``[heads, rows, dim]``. slots, positions: int64 ``[rows]``. The first two
+        float32 on the CPU, last dimensions contiguous.
+        """
+        heads, rows, dim = states.shape
+        pointers = (tensor.data_ptr() for tensor in (store, states, slots, positions))
+        self._write(*pointers, rows, heads, dim, states.stride(0), states.stride(1), *store.stride()[:3])
+
 
 def load(prebuilt: str | None = None) -> DecodeAttention | None:
     """None where there is no compiler, or what it made computes something else. prebuilt: a folder to look in first."""
@@ -66,6 +79,13 @@ def _right(kernel: DecodeAttention) -> bool:
         torch.randn(shape, generator=generator) for shape in ((3, 4, 24), (3, 2, 40, 24), (3, 2, 40, 20))
     )
     positions = torch.tensor([0, 17, 39])
+    states = torch.randn(2, 3, 24, generator=generator)
+    written = keys.clone()
+    kernel.write(written, states, torch.tensor([2, 0, 1]), positions)
+    for row, slot in enumerate((2, 0, 1)):
+        keys[slot, :, positions[row]] = states[:, row]
+    if not torch.equal(written, keys):
+        return False
     for window in (None, 8):
         out = torch.empty(3, 4, 20)
         kernel(out, query, keys, values, positions, 0.2, window)

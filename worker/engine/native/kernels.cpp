@@ -1,13 +1,9 @@
-// One new token of each of many rows attends to its own slot of the cache, at the row's exact length.
-//
-// scaled_dot_product_attention wants one length for the whole batch: it reads every slot up to the longest row, and what
-// it masks it has read. This is bound by that reading, so reading less is the whole gain (benchmarks/notes.md).
-//
-// What a row gets depends on its own keys, values and query alone, in a fixed order: never on who else is in the batch, nor on
-// the number of threads.
+// What torch does in several passes over the memory, or over more of it than is needed. What a row gets depends on its own numbers
+// alone, in a fixed order: never on who else is in the batch, nor on the number of threads.
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace {
@@ -69,6 +65,11 @@ struct Shape {
     float scale;
 };
 
+// One new token of each of many rows attends to its own slot of the cache, at the row's exact length.
+//
+// scaled_dot_product_attention wants one length for the whole batch: it reads every slot up to the longest row, and what
+// it masks it has read. This is bound by that reading, so reading less is the whole gain (benchmarks/notes.md).
+//
 // positions: of each row's new token, so it sees positions[row] + 1 of slot `row`. out: [rows, heads, value_dim].
 void decode_attention(float* out, const float* query, const float* keys, const float* values, const int64_t* positions,
                       const Shape* shape) {
@@ -108,6 +109,28 @@ void decode_attention(float* out, const float* query, const float* keys, const f
                     }
             }
         }
+    }
+}
+
+// Copies each row's new state to its place in its slot. states: [heads, rows, dim] by state_head and state_row.
+void write_rows(float* store, const float* states, const int64_t* slots, const int64_t* positions, int64_t rows, int64_t heads,
+                int64_t dim, int64_t state_head, int64_t state_row, int64_t slot, int64_t head, int64_t token) {
+    for (int64_t row = 0; row < rows; ++row) {
+        float* at = store + slots[row] * slot + positions[row] * token;
+        const float* from = states + row * state_row;
+        for (int64_t h = 0; h < heads; ++h) std::memcpy(at + h * head, from + h * state_head, dim * sizeof(float));
+    }
+}
+
+// x / sqrt(mean(x^2) + epsilon) * weight, of each row (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019).
+void rms_norm(float* out, const float* x, const float* weight, int64_t rows, int64_t dim, float epsilon, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (rows * dim > 131072)
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* from = x + row * dim;
+        float* to = out + row * dim;
+        const float scale = 1.0f / std::sqrt(dot(from, from, dim) / static_cast<float>(dim) + epsilon);
+#pragma omp simd
+        for (int64_t i = 0; i < dim; ++i) to[i] = from[i] * scale * weight[i];
     }
 }
 
