@@ -24,7 +24,9 @@ VLLM_PYTHONS = ("build/vllm/bin/python",)
 
 _LONGEST_S = 1800.0
 _SAMPLE_S = 0.2
-_WORTH_COUNTING = 1.02  # a proportional count takes 40 ms for 2 GB: only when resident memory has grown by as much
+_WORTH_COUNTING = (
+    1.1  # a proportional count stops the process for up to 40 ms: only when resident memory has grown by as much
+)
 
 
 def vllm_python(given: str | None) -> Path | None:
@@ -71,7 +73,7 @@ def _environment(engine: str) -> dict[str, str]:
     as it chooses. The others as our engine sets it: threads that spin long while they wait measure the neighbours, not the engines."""
     common = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
     if engine not in VLLM_ENGINES:
-        return common | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+        return common | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4000"}
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     wanted = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_NO_USAGE_STATS": "1"}
     return common | {"HF_HUB_OFFLINE": "1"} | wanted | {key: os.environ[key] for key in wanted if key in os.environ}

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the engine has it; torch reads it once
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")  # as the engine has it; torch reads it once
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

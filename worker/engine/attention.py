@@ -47,6 +47,7 @@ def slot_attention(
     refuse_more_than_plain(kwargs)
     assert slot_batch is not None
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+    out[slot_batch.chunks[-1].last if slot_batch.chunks else slot_batch.decoding :] = 0
     if slot_batch.decoding:
         _attend_decoding(out, query, key, value, scaling, sliding_window, slot_batch)
     for chunk in slot_batch.chunks:

@@ -67,4 +67,4 @@ def _wait_without_spinning() -> None:
     threads. OpenMP reads this once, when torch is loaded; GNU's, which torch comes with, goes by the count.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")

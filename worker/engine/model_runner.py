@@ -12,6 +12,7 @@ from worker.engine.cache import PackedBatch, PackedChunk, SlotCache
 from worker.engine.logprobs import chances
 from worker.engine.lora import ActiveAdapters
 from worker.engine.native.decode import DecodeAttention
+from worker.engine.packing import padded
 from worker.engine.prefix_cache import PrefixCache
 from worker.engine.protocol import Reused
 from worker.engine.row_sampling import RowSampling, RowSamplings
@@ -40,6 +41,7 @@ class ModelRunner:
         self.cache = cache
         self.device = device
         self.kernel = kernel
+        self.pads = device.type == "cpu"
         self.sampler = Sampler(device)
         self._samplings = samplings or RowSamplings()
         self._prefix = prefix
@@ -116,17 +118,22 @@ class ModelRunner:
         float32 ``[wanted, vocab]``.
         """
         self.cache.batch = batch
-        packed = torch.tensor([list(tokens), list(positions)], dtype=torch.long).to(self.device)
+        # What is added belongs to no row: nothing of it is kept, and nobody attends to it.
+        more, keep = self._padding(len(tokens)), [*wanted, *[0] * self._padding(len(wanted))]
+        packed = torch.tensor([[*tokens, *[0] * more], [*positions, *[0] * more]], dtype=torch.long).to(self.device)
         output = self.model(
             input_ids=packed[:1],
             position_ids=packed[1:],
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long).to(self.device),
+            logits_to_keep=torch.tensor(keep, dtype=torch.long).to(self.device),
             slot_batch=batch,
         )
-        logits: torch.Tensor = output.logits[0].float()
+        logits: torch.Tensor = output.logits[0, : len(wanted)].float()
         return logits
+
+    def _padding(self, rows: int) -> int:
+        return padded(rows) - rows if self.pads else 0
 
     def packed_batch(self, lengths: Sequence[int], chunks: Sequence[PackedChunk]) -> PackedBatch:
         """lengths: tokens already in the cache of each decoding row, in slot order."""

@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 logger = logging.getLogger(__name__)
 
 _WORTH_PACKING = 256 * 1024  # elements; smaller weights stay in the CPU's cache, and gain nothing
+_FEW_ROWS = 64
+_STEP = 8
 _ROWS = 64  # the batch that the layout is made for; one made for 1 or 256 rows measured the same
 
 
@@ -57,6 +59,27 @@ def pack_linears(model: torch.nn.Module, mode: str) -> int:
                 setattr(parent, name, PackedLinear(weight, getattr(child, "bias", None)))
                 packed += 1
     return packed
+
+
+def padded(rows: int) -> int:
+    """The number of rows that a packed layer is asked for where ``rows`` are wanted.
+
+    oneDNN compiles a product for each number of rows when it first meets it (about a millisecond), and keeps the last 1,024: more
+    numbers than that would cost time again and again. Where there are few rows, each one added costs more than it saves.
+    """
+    return rows if rows <= _FEW_ROWS else -(-rows // _STEP) * _STEP
+
+
+def warm(model: torch.nn.Module, most: int) -> None:
+    """Let oneDNN compile what ``padded`` numbers of rows up to ``most`` will need."""
+    layers = {(layer.in_features, layer.out_features, layer.follows): layer for layer in _packed_layers(model)}
+    for rows in sorted({padded(rows) for rows in range(1, most + 1)}):
+        for layer in layers.values():
+            layer(torch.zeros(1, rows, layer.in_features))
+
+
+def _packed_layers(model: torch.nn.Module) -> list[PackedLinear]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 
 def packing_works() -> bool:

@@ -25,7 +25,7 @@ from worker.engine.model_runner import ModelRunner
 from worker.engine.native import decode
 from worker.engine.native.decode import DecodeAttention
 from worker.engine.native.norms import use_native_norms
-from worker.engine.packing import pack_linears
+from worker.engine.packing import pack_linears, warm
 from worker.engine.paged_build import PagedOptions
 from worker.engine.prefix_cache import PrefixCache, block_bytes
 from worker.engine.protocol import EngineInfo, EngineRequest
@@ -171,6 +171,8 @@ def _build_runner(
         model, cache, device, samplings, _decode_kernel(config, weights), prefix, active
     )
     probe.check(runner, model, expected)
+    if packed:
+        warm(model, capacity.slots + capacity.token_budget)
     if config.deterministic:
         deterministic.check(runner, vocabulary_size(model))
     return runner, capacity
