@@ -249,7 +249,7 @@ def _times(bench: Bench, runner: PagedRunner, held: list[list[int]], cached: int
 def _disturbed(bench: Bench, made: TransformersEngine) -> dict[str, float]:
     """Seconds between tokens of the running rows: median before; median and longest meanwhile; and until the prompt's first token."""
     shape, patience = bench.shape, max(60.0, bench.left_s)
-    tokens = 400 if bench.on_gpu else 100
+    tokens = 400 if bench.on_gpu else shape.long_prompt  # as many as it takes: they are canceled
     watches = [Watch() for _ in range(shape.running)]
     running = [submit(made, Job(random_prompt(bench, 16, seed), tokens), watch) for seed, watch in enumerate(watches)]
     for watch in watches:

@@ -59,9 +59,9 @@ def capacity(**values: Any) -> tuple[int, int, int]:
 
 def test_long_contexts_and_many_slots_share_what_is_there() -> None:
     mib = 2 * 1024  # tokens
-    assert capacity(kv_cache_bytes=2**40) == (32, 32_768, 32 * 32_768)
-    assert capacity(kv_cache_bytes=64 * 2**20) == (32, 32_768, 64 * mib)
-    assert capacity(kv_cache_bytes=10 * 2**20) == (32, 10 * mib, 10 * mib), "no row could be longer than this"
+    assert capacity(kv_cache_bytes=2**40) == (64, 32_768, 64 * 32_768)
+    assert capacity(kv_cache_bytes=64 * 2**20) == (64, 32_768, 64 * mib)
+    assert capacity(kv_cache_bytes=10 * 2**20) == (64, 10 * mib, 10 * mib), "no row could be longer than this"
     assert capacity(kv_cache_bytes=64 * 2**20, slots=500) == (500, 32_768, 64 * mib)
     assert capacity(kv_cache_bytes=2**20, max_context=100, slots=2) == (2, 100, 2 * 112), "whole pages"
 

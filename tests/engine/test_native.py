@@ -120,6 +120,14 @@ def test_what_is_ready_is_taken_from_its_folder(cache: Path, tmp_path: Path) -> 
 
 
 @needs_compiler
+@pytest.mark.usefixtures("cache")
+def test_the_smallest_numbers_stay_what_they_are() -> None:
+    assert native.load("DEFAULT") is not None
+    smallest = torch.tensor([1e-310], dtype=torch.float64)
+    assert float(smallest * 0.5) > 0, "the library set the processor to flush them to zero"
+
+
+@needs_compiler
 def test_another_source_is_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = native.library_name("DEFAULT")
     assert native.library_name("AVX2") != before or not native._MARCH

@@ -24,8 +24,10 @@ _SOURCE = Path(__file__).with_name("kernels.cpp")
 # What torch calls the processor's best instructions, and what compilers call a processor that has them.
 _MARCH = MappingProxyType({"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"})
 _FLAGS = (
-    "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffast-math",
-    "-fno-finite-math-only",  # NaN must come out as NaN: by that a spoilt row is known
+    "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp",
+    # What vectorizing a sum needs, one by one: with -ffast-math the library would set the processor to flush the smallest numbers
+    # of the whole process to zero, and NaN might not come out as NaN, by which a spoilt row is known.
+    "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", "-freciprocal-math",
 )  # fmt: skip
 _COMPILE_S = 120
 
