@@ -60,7 +60,7 @@ def _prepare_vllm(config: EngineConfig) -> None:
 
 
 def _wait_without_spinning() -> None:
-    """Threads of a matrix product that wait for each other spin for some microseconds only, then give their core away.
+    """Threads of a matrix product that wait for each other spin for a moment only, then give their core away.
 
     On cores that others use too, spinning made the 82M model 2-3 times slower and a 4.7M one more than 10 times
     (benchmarks/notes.md). Not to spin at all costs up to a tenth on quiet cores, since every product of a step waits for two
