@@ -99,8 +99,8 @@ def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device)
     return torch.frombuffer(pages.memory, dtype=dtype).view(shape), pages
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__ has no annotations
-    """One layer: ``keys`` and ``values`` are ``[slots, kv_heads, max_len, head_dim]``."""
+class AllocatedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__ has no annotations
+    """A layer of keys and values whose memory is there from the beginning, and which is not written through transformers."""
 
     is_sliding = False
 
@@ -109,6 +109,25 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init
         self.keys, self.values = keys, values
         self.stores = (keys, values)
         self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        del key_states, value_states  # as said above
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError("Who knows the step writes: SlotCache.update, paged_attention.")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        del query_length  # what a token sees follows from the batch
+        return self.get_max_length(), 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+
+class SlotLayer(AllocatedLayer):  # type: ignore[no-untyped-call]  # as above
+    """One layer: ``keys`` and ``values`` are ``[slots, kv_heads, max_len, head_dim]``."""
 
     def write(self, keys: torch.Tensor, values: torch.Tensor, batch: PackedBatch) -> None:
         """Store packed states ``[1, kv_heads, tokens, head_dim]``."""
@@ -120,21 +139,6 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init
                 store[batch.slots, :, batch.positions] = states[0, :, :rows].transpose(0, 1)
             for chunk in batch.chunks:
                 store[chunk.slot, :, chunk.start : chunk.end] = states[0, :, chunk.first : chunk.last]
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        del key_states, value_states  # the stores are there from the beginning
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError("SlotCache.update writes, since it knows the batch.")
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        del query_length  # the masks are made in attention.py
-        return self.get_max_length(), 0
-
-    def get_seq_length(self) -> int:
-        return 0
 
     def get_max_length(self) -> int:
         return self.stores[0].shape[2]

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
-from worker.engine.cache import KeyValueShape
+from worker.engine.cache import AllocatedLayer, KeyValueShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +41,8 @@ class PagedBatch:
     part: Part
 
 
-class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__ has no annotations
+class PagedLayer(AllocatedLayer):  # type: ignore[no-untyped-call]  # as there
     """One layer: ``keys`` and ``values`` are ``[pages, page_size, kv_heads, head_dim]``."""
-
-    is_sliding = False
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.keys, self.values = keys, values
-        self.stores = (keys, values)
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        del key_states, value_states  # the pages are there from the beginning
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError("paged_attention writes.")
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        del query_length  # there are no masks: what a token sees follows from the batch
-        return self.get_max_length(), 0
-
-    def get_seq_length(self) -> int:
-        return 0
 
     def get_max_length(self) -> int:
         return self.stores[0].shape[0] * self.stores[0].shape[1]

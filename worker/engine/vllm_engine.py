@@ -25,6 +25,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from shared.errors import EngineStoppedError, GenerationError
 from worker.engine.config import EngineConfig
+from worker.engine.failures import generation_error
 from worker.engine.generation import PendingGeneration
 from worker.engine.host_memory import host_memory
 from worker.engine.protocol import (
@@ -257,7 +258,7 @@ class VllmEngine:
             self._fail(work, refusal(error, work.group.sampling))
         except Exception as error:
             logger.exception("A generation failed.")
-            self._fail(work, _generation_error("vLLM failed", error))
+            self._fail(work, generation_error("vLLM failed", error))
 
     async def _stream(self, work: _Work, row: Row, params: Any) -> None:
         vllm, request = self._running_vllm, work.group.request
@@ -295,7 +296,7 @@ class VllmEngine:
         try:
             delta = row.accept(token, self._running_vllm.end_tokens)
         except Exception as error:  # noqa: BLE001  # this request's caller gets it
-            self._fail(work, _generation_error("Its tokens could not be turned into text", error))
+            self._fail(work, generation_error("Its tokens could not be turned into text", error))
             return
         self._tell(work, delta)
         self._complete_if_finished(work)
@@ -306,7 +307,7 @@ class VllmEngine:
         try:
             work.group.on_delta(delta)
         except BaseException as error:  # noqa: BLE001  # the caller's code: not even a SystemExit of it may end the loop
-            self._fail(work, _generation_error("Its listener raised", error))
+            self._fail(work, generation_error("Its listener raised", error))
 
     def _cancel(self, work: _Work) -> None:
         for row in work.group.rows:
@@ -368,9 +369,3 @@ def _current_task() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:  # the loop is over
         return None
-
-
-def _generation_error(what: str, cause: BaseException) -> GenerationError:
-    error = GenerationError(f"This generation failed. {what}: {type(cause).__name__}.")
-    error.__cause__ = cause
-    return error
