@@ -99,6 +99,7 @@ def test_the_place_in_line_and_the_keyboard_alone(visit: Callable, stack: Stack)
         keys.type(tab.key)
         keys.press("Enter")
         tab.page.locator("#prompt").wait_for()
+        tab.page.get_by_role("radio").first.wait_for(state="attached")  # the modes come with an answer of their own
         keys.press("Tab")
         assert tab.page.evaluate("document.activeElement.className") == "skip"
         keys.press("Enter")
