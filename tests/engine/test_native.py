@@ -13,6 +13,13 @@ from tests.engine.conftest import FAMILIES, greedy, run, small_config
 from worker.engine import native
 from worker.engine.factory import build_engine
 from worker.engine.native import decode
+from worker.engine.native.decode import DecodeAttention
+
+
+def _kernel() -> DecodeAttention | None:
+    library = native.load(torch.backends.cpu.get_cpu_capability())
+    return None if library is None else decode.checked(library)
+
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler here"
@@ -30,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("window", [None, 1, 7, 64])
 @pytest.mark.parametrize(("heads", "key_heads", "dim"), [(4, 4, 16), (6, 2, 64), (5, 1, 20)])
 def test_computes_what_torch_computes(heads: int, key_heads: int, dim: int, window: int | None) -> None:
-    kernel = decode.load()
+    kernel = _kernel()
     assert kernel is not None
     torch.manual_seed(heads)
     rows, longest = 9, 70
@@ -55,7 +62,7 @@ def test_computes_what_torch_computes(heads: int, key_heads: int, dim: int, wind
 
 @needs_compiler
 def test_a_row_gets_the_same_bits_whoever_is_beside_it() -> None:
-    kernel = decode.load()
+    kernel = _kernel()
     assert kernel is not None
     torch.manual_seed(3)
     query, keys, values = torch.randn(8, 4, 32), torch.randn(8, 2, 50, 32), torch.randn(8, 2, 50, 32)
@@ -70,7 +77,7 @@ def test_a_row_gets_the_same_bits_whoever_is_beside_it() -> None:
 
 @needs_compiler
 def test_nan_in_a_row_comes_out_as_nan_of_that_row_alone() -> None:
-    kernel = decode.load()
+    kernel = _kernel()
     assert kernel is not None
     query, keys, values = torch.randn(2, 2, 16), torch.randn(2, 2, 20, 16), torch.randn(2, 2, 20, 16)
     keys[1, :, 5] = torch.nan
@@ -140,7 +147,7 @@ def test_another_source_is_another_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.usefixtures("cache")
 def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    assert decode.load() is None
+    assert _kernel() is None
 
 
 @needs_compiler
@@ -157,7 +164,7 @@ def test_a_compiler_that_fails_leaves_nothing_behind(
 @needs_compiler
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.cpp"
-    wrong.write_text(native._SOURCE.read_text().replace("s.scale * dot", "2 * s.scale * dot"))
+    wrong.write_text(native._SOURCE.read_text().replace("s.key_dim, s.scale)", "s.key_dim, 2 * s.scale)"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(native, "_SOURCE", wrong)
-    assert decode.load() is None
+    assert _kernel() is None

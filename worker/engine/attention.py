@@ -111,16 +111,15 @@ def _attend_chunk(
     window: int | None,
     chunk: PackedChunk,
 ) -> None:
-    keys = _repeated(key[chunk.slot : chunk.slot + 1, :, : chunk.end], query.shape[1])
-    values = _repeated(value[chunk.slot : chunk.slot + 1, :, : chunk.end], query.shape[1])
     plain = chunk.start == 0 and (window is None or chunk.end <= window)
     attended = scaled_dot_product_attention(
         query[:, :, chunk.first : chunk.last],
-        keys,
-        values,
+        key[chunk.slot : chunk.slot + 1, :, : chunk.end],
+        value[chunk.slot : chunk.slot + 1, :, : chunk.end],
         attn_mask=None if plain else _chunk_mask(chunk, window, query.device),
         is_causal=plain,
         scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     out[chunk.first : chunk.last] = attended[0].transpose(0, 1)
 
@@ -133,9 +132,3 @@ def _chunk_mask(chunk: PackedChunk, window: int | None, device: torch.device) ->
     if window is not None:
         mask &= at > now - window
     return mask
-
-
-def _repeated(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """Key heads repeated to the number of query heads: ``[1, kv_heads, len, dim]`` to ``[1, heads, len, dim]``."""
-    times = heads // states.shape[1]
-    return states if times == 1 else states.repeat_interleave(times, dim=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import torch
-from transformers.activations import FastGELUActivation, NewGELUActivation, SiLUActivation
+from transformers.activations import FastGELUActivation, NewGELUActivation
 
-from worker.engine.packing import PackedLinear
+from worker.engine.packing import PackedLinear, follower
 
 # Both spell out the tanh form of GELU (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016) in eight passes over
 # the memory; torch computes it in one.
@@ -42,18 +42,9 @@ def fuse_into_packed(model: torch.nn.Module) -> int:
     fused = 0
     for module in model.modules():
         linear_name, activation_name = _FOLLOWED.get(type(module).__name__, ("", ""))
-        linear, follows = getattr(module, linear_name, None), _follows(getattr(module, activation_name, None))
+        linear, follows = getattr(module, linear_name, None), follower(getattr(module, activation_name, None))
         if isinstance(linear, PackedLinear) and follows is not None:
             linear.follows = follows
             setattr(module, activation_name, torch.nn.Identity())
             fused += 1
     return fused
-
-
-def _follows(activation: object) -> tuple[str, str] | None:
-    """As ``PackedLinear.follows``; None for one that oneDNN's operator does not know."""
-    if isinstance(activation, torch.nn.SiLU | SiLUActivation):
-        return ("swish", "")
-    if isinstance(activation, torch.nn.GELU):
-        return ("gelu", activation.approximate)
-    return None

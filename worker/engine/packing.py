@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from transformers.activations import SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ class PackedLinear(torch.nn.Module):
     ``follows``: what oneDNN is to do to the sum before it writes it: an activation's name and kind, as its operator takes them.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, follows: tuple[str, str] | None = None) -> None:
         super().__init__()
-        self.follows = ("none", "")
+        self.follows = follows or ("none", "")
         self.out_features, self.in_features = weight.shape
         # Not a buffer: the blocked layout is opaque, and nothing that walks the state of a module may touch it.
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)  # noqa: SLF001  # as said above
@@ -40,6 +41,27 @@ class PackedLinear(torch.nn.Module):
         result: torch.Tensor = pointwise(x, self._packed, self._bias, name, [], kind)
         return result
 
+    def memory(self) -> tuple[int, int]:
+        """The addresses between which the packed weight lies."""
+        start: int = torch.ops.mkldnn.data_ptr(self._packed)
+        return start, start + int(torch.ops.mkldnn._nbytes(self._packed))  # noqa: SLF001  # as said above
+
+
+def follower(activation: object) -> tuple[str, str] | None:
+    """As ``PackedLinear.follows``; None for an activation that oneDNN's operator does not know."""
+    if isinstance(activation, torch.nn.SiLU | SiLUActivation):
+        return ("swish", "")
+    if isinstance(activation, torch.nn.GELU):
+        return ("gelu", activation.approximate)
+    return None
+
+
+def packs(module: torch.nn.Module, mode: str) -> bool:
+    """Whether a layer is one to pack. mode: as for ``pack_linears``, which asks ``packing_works`` before."""
+    weight = _linear_weight(module)
+    smallest = 1 if mode == "on" else _WORTH_PACKING
+    return mode != "off" and weight is not None and weight.dtype == torch.float32 and weight.numel() >= smallest
+
 
 def pack_linears(model: torch.nn.Module, mode: str) -> int:
     """Replace linear layers by packed ones; returns how many.
@@ -50,15 +72,17 @@ def pack_linears(model: torch.nn.Module, mode: str) -> int:
     """
     if mode == "off" or not packing_works():
         return 0
-    smallest = 1 if mode == "on" else _WORTH_PACKING
-    packed = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            weight = _linear_weight(child)
-            if weight is not None and weight.dtype == torch.float32 and weight.numel() >= smallest:
-                setattr(parent, name, PackedLinear(weight, getattr(child, "bias", None)))
-                packed += 1
-    return packed
+    # Only where they are: a list of the layers themselves would keep all plain weights to the end.
+    places = [
+        (parent, name) for parent in model.modules() for name, child in parent.named_children() if packs(child, mode)
+    ]
+    for parent, name in places:
+        linear = getattr(parent, name)
+        weight = _linear_weight(linear)
+        assert weight is not None
+        setattr(parent, name, PackedLinear(weight, linear.bias))
+        del linear, weight
+    return len(places)
 
 
 def padded(rows: int) -> int:
@@ -72,13 +96,13 @@ def padded(rows: int) -> int:
 
 def warm(model: torch.nn.Module, most: int) -> None:
     """Let oneDNN compile what ``padded`` numbers of rows up to ``most`` will need."""
-    layers = {(layer.in_features, layer.out_features, layer.follows): layer for layer in _packed_layers(model)}
+    layers = {(layer.in_features, layer.out_features, layer.follows): layer for layer in packed_layers(model)}
     for rows in sorted({padded(rows) for rows in range(1, most + 1)}):
         for layer in layers.values():
             layer(torch.zeros(1, rows, layer.in_features))
 
 
-def _packed_layers(model: torch.nn.Module) -> list[PackedLinear]:
+def packed_layers(model: torch.nn.Module) -> list[PackedLinear]:
     return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 

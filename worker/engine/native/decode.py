@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from worker.engine import native
-
 _FIELDS = (
     "rows", "heads", "key_heads", "key_dim", "value_dim", "query_token", "query_head", "key_slot", "key_head", "key_token",
     "value_slot", "value_head", "value_token", "window", "threads",
@@ -63,11 +61,8 @@ class DecodeAttention:
         self._write(*pointers, rows, heads, dim, states.stride(0), states.stride(1), *store.stride()[:3])
 
 
-def load(prebuilt: str | None = None) -> DecodeAttention | None:
-    """None where there is no compiler, or what it made computes something else. prebuilt: a folder to look in first."""
-    library = native.load(torch.backends.cpu.get_cpu_capability(), prebuilt)
-    if library is None:
-        return None
+def checked(library: ctypes.CDLL) -> DecodeAttention | None:
+    """None where the library computes something else than torch."""
     kernel = DecodeAttention(library)
     return kernel if _right(kernel) else None
 

@@ -51,6 +51,80 @@ inline float exponentials(float* scores, int64_t n) {
     return sum;
 }
 
+constexpr int64_t TOKENS = 8;
+
+// Eight floats that compilers keep in one register, or in two.
+typedef float Eight __attribute__((vector_size(32)));
+
+inline Eight eight(const float* from) {
+    Eight value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+}
+
+inline float total(Eight v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+// scores[g][at] = scale * (q[g] . keys[at]), g below `group`. Four keys at a time, since one sum alone waits for itself; and all
+// queries that share them, so that the next keys come from memory meanwhile.
+inline void score(float* scores, const float* q, int64_t query_head, const float* keys, int64_t token, int64_t group,
+                  int64_t length, int64_t dim, float scale) {
+    const int64_t whole = dim % 8 == 0 ? length / 4 * 4 : 0;
+    for (int64_t at = 0; at < whole; at += 4) {
+        const float* k = keys + at * token;
+        for (int64_t g = 0; g < group; ++g) {
+            Eight a = {}, b = {}, c = {}, d = {};
+            for (int64_t i = 0; i < dim; i += 8) {
+                const Eight x = eight(q + g * query_head + i);
+                a += x * eight(k + i);
+                b += x * eight(k + token + i);
+                c += x * eight(k + 2 * token + i);
+                d += x * eight(k + 3 * token + i);
+            }
+            float* to = scores + g * length + at;
+            to[0] = scale * total(a);
+            to[1] = scale * total(b);
+            to[2] = scale * total(c);
+            to[3] = scale * total(d);
+        }
+    }
+    for (int64_t at = whole; at < length; ++at)
+        for (int64_t g = 0; g < group; ++g)
+            scores[g * length + at] = scale * dot(q + g * query_head, keys + at * token, dim);
+}
+
+// out[g] = sum over `at` of weights[g][at] * values[at]. Some tokens at a time for all g, for the same reason; 32 elements at a
+// time, whose sums stay in registers.
+inline void weigh(float* out, const float* weights, const float* values, int64_t token, int64_t group, int64_t length,
+                  int64_t dim) {
+    for (int64_t i = 0; i < group * dim; ++i) out[i] = 0.0f;
+    for (int64_t from = 0; from < length; from += TOKENS) {
+        const int64_t to = from + TOKENS < length ? from + TOKENS : length;
+        for (int64_t g = 0; g < group; ++g) {
+            const float* w = weights + g * length;
+            float* sum = out + g * dim;
+            int64_t i = 0;
+            for (; i + 32 <= dim; i += 32) {
+                Eight a = eight(sum + i), b = eight(sum + i + 8), c = eight(sum + i + 16), d = eight(sum + i + 24);
+                for (int64_t at = from; at < to; ++at) {
+                    const float* v = values + at * token + i;
+                    a += w[at] * eight(v);
+                    b += w[at] * eight(v + 8);
+                    c += w[at] * eight(v + 16);
+                    d += w[at] * eight(v + 24);
+                }
+                std::memcpy(sum + i, &a, sizeof(a));
+                std::memcpy(sum + i + 8, &b, sizeof(b));
+                std::memcpy(sum + i + 16, &c, sizeof(c));
+                std::memcpy(sum + i + 24, &d, sizeof(d));
+            }
+            for (int64_t at = from; at < to && i < dim; ++at) {
+#pragma omp simd
+                for (int64_t j = i; j < dim; ++j) sum[j] += w[at] * values[at * token + j];
+            }
+        }
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -88,25 +162,14 @@ void decode_attention(float* out, const float* query, const float* keys, const f
                 const float* q = query + row * s.query_token + key_head * group * s.query_head;
                 const float* k = keys + row * s.key_slot + key_head * s.key_head + begin * s.key_token;
                 const float* v = values + row * s.value_slot + key_head * s.value_head + begin * s.value_token;
-                for (int64_t at = 0; at < length; ++at)
-                    for (int64_t g = 0; g < group; ++g)
-                        scores[g * length + at] =
-                            s.scale * dot(q + g * s.query_head, k + at * s.key_token, s.key_dim);
-                float* o = out + (row * s.heads + key_head * group) * s.value_dim;
-                for (int64_t i = 0; i < group * s.value_dim; ++i) o[i] = 0.0f;
+                score(scores.data(), q, s.query_head, k, s.key_token, group, length, s.key_dim, s.scale);
                 for (int64_t g = 0; g < group; ++g) {
                     float* weights = scores.data() + g * length;
                     const float whole = 1.0f / exponentials(weights, length);
                     for (int64_t at = 0; at < length; ++at) weights[at] *= whole;
                 }
-                for (int64_t at = 0; at < length; ++at)
-                    for (int64_t g = 0; g < group; ++g) {
-                        const float weight = scores[g * length + at];
-                        const float* value = v + at * s.value_token;
-                        float* sum = o + g * s.value_dim;
-#pragma omp simd
-                        for (int64_t i = 0; i < s.value_dim; ++i) sum[i] += weight * value[i];
-                    }
+                float* o = out + (row * s.heads + key_head * group) * s.value_dim;
+                weigh(o, scores.data(), v, s.value_token, group, length, s.value_dim);
             }
         }
     }
@@ -119,6 +182,28 @@ void write_rows(float* store, const float* states, const int64_t* slots, const i
         float* at = store + slots[row] * slot + positions[row] * token;
         const float* from = states + row * state_row;
         for (int64_t h = 0; h < heads; ++h) std::memcpy(at + h * head, from + h * state_head, dim * sizeof(float));
+    }
+}
+
+// Rotary positions (Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021), in place, in the layout that
+// pairs element i of a head with element i + dim / 2. states: [rows, >= heads * dim] by stride. cosines, sines: [rows, dim].
+void rotate(float* states, const float* cosines, const float* sines, int64_t rows, int64_t heads, int64_t dim, int64_t stride,
+            int64_t threads) {
+    const int64_t half = dim / 2;
+#pragma omp parallel for num_threads(threads) if (rows * heads * dim > 65536)
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* c = cosines + row * dim;
+        const float* s = sines + row * dim;
+        for (int64_t head = 0; head < heads; ++head) {
+            float* low = states + row * stride + head * dim;
+            float* high = low + half;
+#pragma omp simd
+            for (int64_t i = 0; i < half; ++i) {
+                const float a = low[i], b = high[i];
+                low[i] = a * c[i] - b * s[i];
+                high[i] = b * c[half + i] + a * s[half + i];
+            }
+        }
     }
 }
 

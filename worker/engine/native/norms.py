@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from worker.engine import native
-
 # Those of which the definition is known to be x / sqrt(mean(x^2) + epsilon) * weight.
 _KNOWN = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm")
 
@@ -30,12 +28,8 @@ class NativeRMSNorm(torch.nn.Module):
         return out
 
 
-def use_native_norms(model: torch.nn.Module, prebuilt: str | None = None) -> int:
-    """Replace the norms of a float32 CPU model; returns how many: none where there is no compiler, or where what it made computes
-    something else. prebuilt: a folder to look for the library in first."""
-    library = native.load(torch.backends.cpu.get_cpu_capability(), prebuilt)
-    if library is None:
-        return 0
+def use_native_norms(model: torch.nn.Module, library: ctypes.CDLL) -> int:
+    """Replace the norms of a float32 CPU model; returns how many: none where the library computes something else."""
     run: Any = library.rms_norm
     run.restype = None
     run.argtypes = [*([ctypes.c_void_p] * 3), ctypes.c_int64, ctypes.c_int64, ctypes.c_float, ctypes.c_int64]
