@@ -22,16 +22,16 @@ def test_python_keeps_nothing_of_requests_that_are_over(new_engine: Callable[...
     soak(engine, chance, 60)
     tracemalloc.start()
     try:
-        ends = soak(engine, chance, 50)
+        ends = soak(engine, chance, 200)  # what is bounded, the prefixes' index and torch's own, is full after so many
         gc.collect()
         first, _ = tracemalloc.get_traced_memory()
-        ends += soak(engine, chance, 200)
+        ends += soak(engine, chance, 100)
         gc.collect()
         last, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
         logging.disable(logging.NOTSET)
     assert {"refused", "canceled", "length", "generation_failed"} <= ends.keys()
-    assert last - first < 100_000, "500 bytes a request; a row takes over 1,000"
+    assert last - first < 50_000, "500 bytes a request; a row takes over 1,000"
     assert alive() - before <= A_GROUP
     assert engine.healthy()
