@@ -51,7 +51,12 @@ inline float exponentials(float* scores, int64_t n) {
     return sum;
 }
 
-constexpr int64_t TOKENS = 8;
+constexpr int64_t TOKENS = 8;  // whose values are weighed at a time
+
+// Ask the memory for all of it at once: by itself the processor asks for one line after another, and anew on each page.
+inline void fetch(const float* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+}
 
 // Eight floats that compilers keep in one register, or in two.
 typedef float Eight __attribute__((vector_size(32)));
@@ -71,6 +76,7 @@ inline void score(float* scores, const float* q, int64_t query_head, const float
     const int64_t whole = dim % 8 == 0 ? length / 4 * 4 : 0;
     for (int64_t at = 0; at < whole; at += 4) {
         const float* k = keys + at * token;
+        fetch(k, 4 * token);
         for (int64_t g = 0; g < group; ++g) {
             Eight a = {}, b = {}, c = {}, d = {};
             for (int64_t i = 0; i < dim; i += 8) {
@@ -99,6 +105,7 @@ inline void weigh(float* out, const float* weights, const float* values, int64_t
     for (int64_t i = 0; i < group * dim; ++i) out[i] = 0.0f;
     for (int64_t from = 0; from < length; from += TOKENS) {
         const int64_t to = from + TOKENS < length ? from + TOKENS : length;
+        fetch(values + from * token, (to - from) * token);
         for (int64_t g = 0; g < group; ++g) {
             const float* w = weights + g * length;
             float* sum = out + g * dim;
