@@ -29,15 +29,15 @@ ONLY_SAMPLED = frozenset({"top_p", "top_k", "min_p", "seed"})
 """Fields that a greedy answer does not depend on."""
 
 
-def cache_key(spec: JobSpec, *, revision: str, prompt: Sequence[int], stop: Sequence[str]) -> str:
+def cache_key(spec: JobSpec, *, contents: str, prompt: Sequence[int], stop: Sequence[str]) -> str:
     """A digest of all that the result depends on: the tokens, and what is told of them.
 
-    revision: the model's. prompt: token ids of the rendered prompt, so template, history and input are in it. The tenant
+    contents: of the model and its adapters, as the engine tells them. prompt: token ids of the rendered prompt, so template, history and input are in it. The tenant
     is not: the store keeps each tenant's entries under a name of its own.
     """
     left_out = NOT_IN_KEY | (ONLY_SAMPLED if spec.temperature == 0 else set())
     asked = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in left_out}
     # An echo is the text that was given; two texts may be the same tokens.
     given = [spec.prompt, bool(spec.prompt_token_ids)] if spec.echo else None
-    text = json.dumps([revision, list(prompt), list(stop), asked, given], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([contents, list(prompt), list(stop), asked, given], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

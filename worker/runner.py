@@ -240,7 +240,7 @@ class Runner:
     def _cache_key(self, spec: JobSpec, prompt: Prompt) -> str | None:
         if not cacheable(spec):
             return None
-        return cache_key(spec, revision=self._engine.info.revision, prompt=prompt.ids, stop=prompt.stop)
+        return cache_key(spec, contents=self._engine.info.contents, prompt=prompt.ids, stop=prompt.stop)
 
     def _hand_back(self, job: Job, attempt: _Attempt) -> None:
         """The engine stops under a job that is as good as new: back to its place in the queue."""

@@ -11,7 +11,7 @@ from shared.cache import NOT_IN_KEY, cache_key, cacheable
 from shared.job import JobSpec, Priority, Structure
 
 SPEC = JobSpec("hi", "general", "demo", temperature=0.5, seed=7)
-BASE = cache_key(SPEC, revision="r1", prompt=(1, 2, 3), stop=())
+BASE = cache_key(SPEC, contents="r1", prompt=(1, 2, 3), stop=())
 
 
 CHANGES: dict[str, Any] = {
@@ -32,26 +32,26 @@ def test_every_field_of_a_job_is_in_the_key_or_known_to_change_nothing():
     "change", [{name: value} for name, value in CHANGES.items()], ids=lambda change: next(iter(change))
 )
 def test_whatever_changes_the_answer_changes_the_key(change: dict):
-    assert cache_key(replace(SPEC, **change), revision="r1", prompt=(1, 2, 3), stop=()) != BASE
+    assert cache_key(replace(SPEC, **change), contents="r1", prompt=(1, 2, 3), stop=()) != BASE
 
 
 def test_model_prompt_and_stop_change_it_too():
-    assert cache_key(SPEC, revision="r2", prompt=(1, 2, 3), stop=()) != BASE
-    assert cache_key(SPEC, revision="r1", prompt=(1, 2), stop=()) != BASE
-    assert cache_key(SPEC, revision="r1", prompt=(1, 2, 3), stop=("\n",)) != BASE
+    assert cache_key(SPEC, contents="r2", prompt=(1, 2, 3), stop=()) != BASE
+    assert cache_key(SPEC, contents="r1", prompt=(1, 2), stop=()) != BASE
+    assert cache_key(SPEC, contents="r1", prompt=(1, 2, 3), stop=("\n",)) != BASE
 
 
 @pytest.mark.parametrize(
     "change", [{"user_id": "u"}, {"priority": Priority.HIGH}, {"metadata": {"a": "b"}}, {"result_ttl_s": 5}]
 )
 def test_what_does_not_change_the_answer_does_not(change: dict):
-    assert cache_key(replace(SPEC, **change), revision="r1", prompt=(1, 2, 3), stop=()) == BASE
+    assert cache_key(replace(SPEC, **change), contents="r1", prompt=(1, 2, 3), stop=()) == BASE
 
 
 def test_a_greedy_answer_does_not_depend_on_what_only_sampling_reads():
     greedy = replace(SPEC, temperature=0.0)
     other = replace(greedy, seed=1, top_p=0.5, top_k=3, min_p=0.5)
-    keys = {cache_key(spec, revision="r1", prompt=(1,), stop=()) for spec in (greedy, other)}
+    keys = {cache_key(spec, contents="r1", prompt=(1,), stop=()) for spec in (greedy, other)}
     assert len(keys) == 1
 
 
@@ -62,7 +62,7 @@ def test_an_echo_is_of_the_text_that_was_given():
         replace(SPEC, echo=True, prompt="HI"),
         replace(SPEC, echo=True, prompt_token_ids=(1, 2, 3)),
     ]
-    assert len({cache_key(spec, revision="r1", prompt=(1, 2, 3), stop=()) for spec in specs}) == 3
+    assert len({cache_key(spec, contents="r1", prompt=(1, 2, 3), stop=()) for spec in specs}) == 3
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ class EchoEngine(SlotEngine):
             token_budget=config.token_budget or _TOKEN_BUDGET,
             has_chat_template=False,
             system_fingerprint=fingerprint(engine="echo"),
+            contents=config.revision or "1",
             kv_tokens=min(slots * context, config.kv_cache_bytes or slots * context),  # a token of it is a byte
         )
         runner = EchoRunner(config.echo_token_delay_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from worker.engine.config import EngineConfig
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_DIGESTED = 8  # values of a weight, at least, evenly spread: enough to tell two trainings of one architecture apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +82,6 @@ def declared_ends(tokenizer: PreTrainedTokenizerBase, *declared: int | list[int]
     if not found and tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
     return frozenset(found)
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Of names, shapes, types and a few values of each weight: a file of gigabytes is not read again for this."""
-    found = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        flat = weight.reshape(-1)
-        some = flat[:: max(1, flat.numel() // _DIGESTED)].float().tolist()
-        found.update(f"{name} {tuple(weight.shape)} {weight.dtype} {some}\n".encode())
-    return found.hexdigest()
 
 
 def choose_device(name: str) -> torch.device:

