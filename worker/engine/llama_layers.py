@@ -1,8 +1,8 @@
 """Decoder layers of Llama's kind, in fewer passes over the memory than transformers takes.
 
-Queries, keys and values come out of one product, where transformers computes three, of which two are too small for two threads
-(5 ms of a step of 100 at 64 rows; benchmarks/notes.md). A kernel of ours turns them by their positions in place, where transformers
-takes five passes and two copies. The cache and the attention are those that the model would call.
+Queries, keys and values come out of one product, where transformers computes three, of which two are too small for a core. A kernel
+of ours turns them by their positions in place, where transformers takes five passes and two copies (what each gave is in
+benchmarks/notes.md). The cache and the attention are those that the model would call.
 """
 
 from __future__ import annotations
