@@ -242,7 +242,7 @@ class TestRetention:
 
 def logs(drive: Driver, redis_like) -> list[str]:
     """The keys of all logs."""
-    return redis_like.keys(f"{drive.store._prefix}events:*")
+    return redis_like.keys(f"{drive.store._prefix}log:*")
 
 
 @pytest.fixture

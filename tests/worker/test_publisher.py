@@ -113,7 +113,7 @@ def test_what_redis_lost_is_said_again(store: CountingStore, echo: Engine, publi
     speech.say(Delta(0, "b", 1))
     until(lambda: len(said(store, ref)) == 2, 1)
     store.client.hset(f"{store.prefix}job:{ref}", mapping={"events": 2, "told": 0})  # a server without its last second
-    store.client.delete(f"{store.prefix}events:{ref}")
+    store.client.delete(f"{store.prefix}log:{ref}")
     speech.say(Delta(0, "c", 1))
     until(lambda: said(store, ref) == [("0", "a"), ("0", "b"), ("0", "c")], 3)
 
