@@ -132,7 +132,7 @@ def _first_token(_options: argparse.Namespace, url: str, folder: Path) -> dict[s
     engine.start()
     extra = []
     with _api(url, folder) as api:
-        publisher = Publisher(api.store, "bench", flush_s=0.04)
+        publisher = Publisher(api.store, "bench", flush_s=0.04, unwatched_s=0.04)
         publisher.start()
         runner = Runner(
             api.store, engine, PromptBuilder(engine, load_modes()), "bench", lambda _: None, "demo", publisher

@@ -106,7 +106,12 @@ class Worker:
         self._metrics.watch(engine)
         engine.start()
         prompts = PromptBuilder(engine, modes)
-        self._publisher = Publisher(self._store, self.id, flush_s=self.settings.events_flush_ms / 1000)
+        self._publisher = Publisher(
+            self._store,
+            self.id,
+            flush_s=self.settings.events_flush_ms / 1000,
+            unwatched_s=self.settings.events_unwatched_flush_ms / 1000,
+        )
         self._runner = Runner(
             self._store,
             engine,
