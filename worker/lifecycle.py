@@ -28,6 +28,7 @@ from shared.settings import Settings
 from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
 from shared.traces import traces_of
 from worker.engine.protocol import Engine
+from worker.flower_events import GatheredEvents
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.metrics import WorkerMetrics
 from worker.pool import WakingThreadPool
@@ -275,6 +276,7 @@ def install(celery: Celery, worker: Worker) -> None:
             worker.stop()
 
     celery.steps["worker"].add(LifecycleStep)
+    celery.steps["consumer"].add(GatheredEvents)
 
 
 def refuse_other_pools(pool: type) -> None:
