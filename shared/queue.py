@@ -63,7 +63,7 @@ def make_celery(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_pool_limit=16,
+        broker_pool_limit=2,
         broker_transport_options={
             "ack_emulation": False,
             "socket_timeout": 5,

@@ -36,7 +36,7 @@ def result_json(result: Result) -> str:
             {
                 "choices": [without_none(asdict(choice)) for choice in result.choices],
                 "usage": asdict(result.usage),
-                "cached": result.cached or None,
+                "cached": result.cached,
                 "system_fingerprint": result.system_fingerprint or None,
                 "echo": without_none(asdict(result.echo)) if result.echo else None,
             }
