@@ -85,11 +85,16 @@ class Script:
         return f"{self.head}{self.library}{self.body}"
 
 
-def scripts_of(shelf: Shelf = STORE, *, flags: bool = True) -> dict[str, Script]:
-    """The scripts of a shelf by operation."""
+def library_of(shelf: Shelf) -> str:
+    """What comes before every operation of a shelf."""
     store, folder = resources.files(STORE.package) / "lua", resources.files(shelf.package) / "lua"
     parts = [*(store / f"{part}.lua" for part in LIBRARY), *(folder / f"{part}.lua" for part in shelf.library)]
-    library = "".join(f"{part.read_text()}\n" for part in parts)
+    return "".join(f"{part.read_text()}\n" for part in parts)
+
+
+def scripts_of(shelf: Shelf = STORE, *, flags: bool = True) -> dict[str, Script]:
+    """The scripts of a shelf by operation."""
+    folder, library = resources.files(shelf.package) / "lua", library_of(shelf)
     return {name: Script.of(library, (folder / f"{name}.lua").read_text(), flags=flags) for name in shelf.operations}
 
 
