@@ -132,7 +132,7 @@ def _first_token(_options: argparse.Namespace, url: str, folder: Path) -> dict[s
     engine.start()
     extra = []
     with _api(url, folder) as api:
-        publisher = Publisher(api.store, "bench", flush_s=0.04)
+        publisher = Publisher(api.store, "bench", flush_s=0.04, unwatched_s=0.04)
         publisher.start()
         runner = Runner(
             api.store, engine, PromptBuilder(engine, load_modes()), "bench", lambda _: None, "demo", publisher
@@ -269,7 +269,7 @@ def _log(_options: argparse.Namespace, url: str, _folder: Path) -> dict[str, Any
         store.progress("bench", [Said(ref, 1, number, (("0", "some words "),)) for ref in refs])
         took.append((time.perf_counter() - began) * 1000)
     stats = client.info("commandstats")["cmdstat_evalsha"]
-    entry = client.memory_usage(f"{key_prefix(settings)}events:{refs[0]}", samples=0) / CALLS
+    entry = client.memory_usage(f"{key_prefix(settings)}log:{refs[0]}", samples=0) / CALLS
     found = {
         "call_ms": _summary(took),
         "worker_processor_ms_a_call": round((time.process_time() - busy) * 1000 / CALLS, 3),

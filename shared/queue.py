@@ -63,11 +63,9 @@ def make_celery(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_pool_limit=16,
+        broker_pool_limit=2,
         broker_transport_options={
-            "visibility_timeout": 10,
-            "unacked_restore_interval": 2,
-            "unacked_restore_throttle": 1,
+            "ack_emulation": False,
             "socket_timeout": 5,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,

@@ -127,7 +127,13 @@ class Settings(BaseSettings):
         80,
         ge=1,
         le=5_000,
-        description="Milliseconds for which new text of a job is gathered before it goes to its log.",
+        description="Milliseconds for which new text of a job that somebody follows is gathered before it goes to its log.",
+    )
+    events_unwatched_flush_ms: int = Field(
+        500,
+        ge=1,
+        le=5_000,
+        description="The same of a job that nobody follows: later, a stream begins with what is in the log.",
     )
     worker_drain_s: float = Field(30.0, ge=0, description="Seconds that running jobs get at shutdown.")
 

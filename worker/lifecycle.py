@@ -28,6 +28,7 @@ from shared.settings import Settings
 from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
 from shared.traces import traces_of
 from worker.engine.protocol import Engine
+from worker.flower_events import GatheredEvents
 from worker.heartbeat import Heartbeat, Pulse, Reconciler, StopListener
 from worker.metrics import WorkerMetrics
 from worker.pool import WakingThreadPool
@@ -106,7 +107,12 @@ class Worker:
         self._metrics.watch(engine)
         engine.start()
         prompts = PromptBuilder(engine, modes)
-        self._publisher = Publisher(self._store, self.id, flush_s=self.settings.events_flush_ms / 1000)
+        self._publisher = Publisher(
+            self._store,
+            self.id,
+            flush_s=self.settings.events_flush_ms / 1000,
+            unwatched_s=self.settings.events_unwatched_flush_ms / 1000,
+        )
         self._runner = Runner(
             self._store,
             engine,
@@ -270,6 +276,7 @@ def install(celery: Celery, worker: Worker) -> None:
             worker.stop()
 
     celery.steps["worker"].add(LifecycleStep)
+    celery.steps["consumer"].add(GatheredEvents)
 
 
 def refuse_other_pools(pool: type) -> None:

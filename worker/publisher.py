@@ -1,20 +1,23 @@
 """Token streams, the worker's side: what the engine says goes to the jobs' logs, gathered so that a token costs little.
 
 The engine's thread leaves new text here and goes on. One thread of ours tells the store: the first text of a job at once,
-what follows every ``flush_s`` seconds, all jobs in one call. An entry that was told once stays as it is, so that it can be told
-again after an outage of Redis without being logged twice; what was not told when the job ends goes along with its end.
+what follows every ``flush_s`` seconds, all jobs in one call. The store answers whether somebody follows a job; of one that
+nobody follows the rest is told every ``unwatched_s`` seconds, so that text which nobody reads costs little. An entry that was
+told once stays as it is, so that it can be told again after an outage of Redis without being logged twice; what was not told
+when the job ends goes along with its end.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import structlog
 
 from shared.errors import StoreUnavailableError
 from shared.job import JobRef
-from shared.store.events import Entry, Said, entry_of
+from shared.store.events import Entry, Said, Told, entry_of
 from shared.store.protocol import JobStore
 from worker.background import Background
 from worker.engine.protocol import Delta
@@ -40,6 +43,7 @@ class Speech:
         self._new: dict[int, list[Delta]] = {}
         self._entries: list[Entry] = []
         self._logged = 0
+        self._watched: bool | None = None
 
     def say(self, delta: Delta) -> None:
         """New text of the engine. Returns at once."""
@@ -58,10 +62,16 @@ class Speech:
             entries = tuple(self._entries[self._logged :])
             return Said(self._ref, self._attempt, self._logged, entries) if entries else None
 
-    def told(self, count: int) -> None:
+    def told(self, told: Told) -> None:
         """So many entries are in the log; fewer than before where Redis lost some."""
         with self._lock:
-            self._logged = count
+            self._logged = told.count
+            self._watched = told.watched
+
+    @property
+    def watched(self) -> bool | None:
+        """Whether somebody follows the job; None until its first words have shown it."""
+        return self._watched
 
     def close(self) -> Said | None:
         """Nothing more is said, or told from here. Returns what goes along with the end."""
@@ -76,12 +86,15 @@ def _entry(index: int, deltas: Sequence[Delta]) -> Entry:
 
 
 class Publisher(Background):
-    """Tells the store what the running attempts of one worker say. ``flush_s``: for how long text is gathered."""
+    """Tells the store what the running attempts of one worker say. ``flush_s``, ``unwatched_s``: for how long text is gathered of
+    jobs that somebody follows, and of the others."""
 
-    def __init__(self, store: JobStore, worker: str, *, flush_s: float) -> None:
+    def __init__(self, store: JobStore, worker: str, *, flush_s: float, unwatched_s: float) -> None:
         self._store = store
         self._worker = worker
         self._flush_s = flush_s
+        self._unwatched_s = unwatched_s
+        self._all_at = 0.0  # when text of unwatched jobs is told next; of the publisher's thread
         self._lock = threading.Lock()
         self._speeches: set[Speech] = set()
         self._due = threading.Event()
@@ -120,20 +133,39 @@ class Publisher(Background):
             self._urgent.clear()
             if self._tell():
                 self._ended.wait(LEAST_GAP_S)
-                self._urgent.wait(self._flush_s - LEAST_GAP_S)
+                self._urgent.wait(self._pause() - LEAST_GAP_S)
             else:
                 self._due.set()
                 self._ended.wait(RETRY_S)
 
-    def _tell(self) -> bool:
-        """One call for all jobs; False where it is to be made again, because nobody answered or something was lost."""
+    def _pause(self) -> float:
+        """Seconds from one call to the next, where no job says its first words meanwhile."""
         with self._lock:
-            speeches = list(self._speeches)
+            watched = any(speech.watched for speech in self._speeches)
+        left = self._all_at - time.monotonic()
+        return min(self._flush_s, left) if watched else left
+
+    def _due_now(self) -> list[Speech]:
+        """Whose text is told now. Where it is not everybody's, the loop comes back for the others."""
+        now = time.monotonic()
+        with self._lock:
+            if now >= self._all_at:
+                self._all_at = now + self._unwatched_s
+                return list(self._speeches)
+            due = [speech for speech in self._speeches if speech.watched is not False]
+            if len(due) < len(self._speeches):
+                self._due.set()
+            return due
+
+    def _tell(self) -> bool:
+        """One call for all jobs whose time it is; False where it is to be made again, because nobody answered or something was
+        lost."""
+        speeches = self._due_now()
         untold = [(speech, said) for speech in speeches if (said := speech.untold())]
         if not untold:
             return True
         try:
-            counts = self._store.progress(self._worker, [said for _, said in untold])
+            answers = self._store.progress(self._worker, [said for _, said in untold])
         except StoreUnavailableError as error:
             log.warning("streams stand still", reason=error.message)
             return False
@@ -141,10 +173,10 @@ class Publisher(Background):
             log.exception("progress failed")
             return False
         whole = True
-        for (speech, said), count in zip(untold, counts, strict=True):
-            if count < 0:
+        for (speech, said), told in zip(untold, answers, strict=True):
+            if told.count < 0:
                 self.forget(speech)  # another attempt, or none, owns the job
             else:
-                speech.told(count)
-                whole = whole and count >= said.since
+                speech.told(told)
+                whole = whole and told.count >= said.since
         return whole

@@ -82,6 +82,15 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What came of saying it. ``count``: entries of the attempt that the log holds now; what is above that is to be said again
+    (Redis may have lost some). -1: the attempt does not own the job any more. ``watched``: somebody follows the job."""
+
+    count: int
+    watched: bool
+
+
+@dataclass(frozen=True, slots=True)
 class JobLog:
     """A job and what of its log was asked for. ``start``: the number of this life's ``queued``; ``last``: the last number
     given, which is that of the end where the job has ended."""

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from shared.job import Job, JobRef, JobSpec, JobStatus, Outcome, Result, Turn
 from shared.store.batches import BatchStore
-from shared.store.events import JobLog, Said
+from shared.store.events import JobLog, Said, Told
 from shared.store.figures import Figures
 
 T = TypeVar("T")
@@ -337,12 +337,9 @@ class JobStore(BatchStore, Protocol):
         that a command whose answer was lost can be repeated."""
         ...
 
-    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
-        """Put what this worker's running attempts said into their jobs' logs. Saying it again adds nothing.
-
-        Returns for each how many entries of the attempt the log holds now: what is above that is to be said again (Redis
-        may have lost some). -1: the attempt does not own the job any more.
-        """
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[Told]:
+        """Put what this worker's running attempts said into their jobs' logs. Saying it again adds nothing. Returns
+        what came of each."""
         ...
 
     def finish(

@@ -114,9 +114,9 @@ def batch_jobs(tenant: str, rows: Sequence[Sequence[Any]], conversations: Sequen
     return [one.evolve(history=turns_until(histories.get(one.spec.user_id or "", ()), one.id)) for one in jobs]
 
 
-def events(entries: Sequence[tuple[str, Sequence[str]]]) -> tuple[Event, ...]:
-    """Entries of a job's log: their ids are ``NUMBER-0``."""
-    return tuple(Event(int(entry_id.partition("-")[0]), kind, value) for entry_id, (_, kind, _, value) in entries)
+def events(entries: Sequence[str]) -> tuple[Event, ...]:
+    """Entries of a job's log, which are what was published."""
+    return tuple(map(Event.parse, entries))
 
 
 def usage_rows(day: date, fields: Mapping[str, str]) -> Iterator[UsageRow]:

@@ -20,7 +20,7 @@ from shared.errors import (
 from shared.job import Job, JobRef, JobStatus, Outcome, Result, Turn
 from shared.store import figures, records
 from shared.store.connection import Client
-from shared.store.events import JobLog, Said
+from shared.store.events import JobLog, Said, Told
 from shared.store.figures import Figures
 from shared.store.protocol import (
     Claim,
@@ -137,10 +137,11 @@ class RedisStore(RedisBatches):
         flat, turns = answer
         return Claim(records.job(ref.tenant, ref.id, flat), records.turns(turns))
 
-    def progress(self, worker: str, said: Sequence[Said], /) -> list[int]:
+    def progress(self, worker: str, said: Sequence[Said], /) -> list[Told]:
         jobs = [[one.ref.tenant, one.ref.id, one.attempt, one.since, one.entries] for one in said]
         arguments = {"worker": worker, "most": self._retention.events_max, "jobs": jobs}
-        return [int(count) for count in self._scripts.run("progress", records.dumps(arguments))]
+        answer = self._scripts.run("progress", records.dumps(arguments))
+        return [Told(int(count), bool(watched)) for count, watched in answer]
 
     def finish(
         self, ref: JobRef, worker: str, attempt: int, outcome: Outcome, said: Said | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Self
 
 import redis
-from redis.commands.core import Script
 
 from shared.errors import StoreUnavailableError
 from shared.settings import Settings
@@ -61,17 +61,41 @@ class Shelf:
 STORE = Shelf("shared.store", OPERATIONS)
 
 
-def source(operation: str, shelf: Shelf = STORE, *, flags: bool = True) -> str:
-    """The whole text of an operation's script. A ``#!lua`` line has to stay the first one; without ``flags`` it is left
-    out, for servers before Redis 7."""
+@dataclass(frozen=True, slots=True)
+class Script:
+    """An operation's script. Its text is put together when a server asks for it: all of them whole are 4 MB in each process, for
+    the library is in every one."""
+
+    head: str
+    library: str
+    body: str
+    sha: str
+
+    @classmethod
+    def of(cls, library: str, text: str, *, flags: bool) -> Self:
+        """A ``#!lua`` line has to stay the first one; without ``flags`` it is left out, for servers before Redis 7."""
+        head, body = "", text
+        if text.startswith("#!"):
+            head, body = text.split("\n", 1)
+        parts = (f"{head}\n" if head and flags else "", library, body)
+        return cls(*parts, hashlib.sha1("".join(parts).encode(), usedforsecurity=False).hexdigest())
+
+    @property
+    def text(self) -> str:
+        return f"{self.head}{self.library}{self.body}"
+
+
+def library_of(shelf: Shelf) -> str:
+    """What comes before every operation of a shelf."""
     store, folder = resources.files(STORE.package) / "lua", resources.files(shelf.package) / "lua"
     parts = [*(store / f"{part}.lua" for part in LIBRARY), *(folder / f"{part}.lua" for part in shelf.library)]
-    library = "\n".join(part.read_text() for part in parts)
-    body = (folder / f"{operation}.lua").read_text()
-    if body.startswith("#!"):
-        shebang, body = body.split("\n", 1)
-        return f"{shebang}\n{library}\n{body}" if flags else f"{library}\n{body}"
-    return f"{library}\n{body}"
+    return "".join(f"{part.read_text()}\n" for part in parts)
+
+
+def scripts_of(shelf: Shelf = STORE, *, flags: bool = True) -> dict[str, Script]:
+    """The scripts of a shelf by operation."""
+    folder, library = resources.files(shelf.package) / "lua", library_of(shelf)
+    return {name: Script.of(library, (folder / f"{name}.lua").read_text(), flags=flags) for name in shelf.operations}
 
 
 class Scripts:
@@ -89,7 +113,7 @@ class Scripts:
         self._client = client
         self._prefix = prefix
         self._durability = durability
-        self._scripts = {name: client.register_script(source(name, shelf, flags=flags)) for name in shelf.operations}
+        self._scripts = scripts_of(shelf, flags=flags)
 
     def run(self, operation: str, *args: str | int) -> Any:
         """The script's answer. Raises: StoreUnavailableError; of an operation in ``WAITED`` also where too few replicas have
@@ -97,7 +121,14 @@ class Scripts:
         script = self._scripts[operation]
         if self._durability.replicas and operation in WAITED:
             return guarded(lambda: self._run_and_wait(script, args))
-        return guarded(lambda: script(keys=[self._prefix], args=list(args)))
+        return guarded(lambda: self._run(script, args))
+
+    def _run(self, script: Script, args: Sequence[str | int]) -> Any:
+        try:
+            return self._client.evalsha(script.sha, 1, self._prefix, *args)
+        except redis.exceptions.NoScriptError:  # a server that has just started
+            self._client.script_load(script.text)
+            return self._client.evalsha(script.sha, 1, self._prefix, *args)
 
     def _run_and_wait(self, script: Script, args: Sequence[str | int]) -> Any:
         """One round trip for both. A repeated operation that changes nothing waits too: for all that came before it."""
@@ -106,7 +137,7 @@ class Scripts:
         pipeline.wait(self._durability.replicas, self._durability.timeout_ms)
         answer, reached = pipeline.execute(raise_on_error=False)
         if isinstance(answer, redis.exceptions.NoScriptError):  # as on a replica that has just become master
-            self._client.script_load(script.script)
+            self._client.script_load(script.text)
             return self._run_and_wait(script, args)
         for result in (answer, reached):
             if isinstance(result, Exception):

@@ -31,7 +31,7 @@ def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def say(house: House, ref: JobRef, *texts: str, since: int = 0, attempt: int = 1) -> None:
     said = Said(ref, attempt, since, tuple(("0", text) for text in texts))
-    assert house.store.progress("w1", [said]) == [since + len(texts)]
+    assert [told.count for told in house.store.progress("w1", [said])] == [since + len(texts)]
 
 
 def finish(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
 
 import pytest
 
@@ -20,14 +19,14 @@ _ids = itertools.count(1)
 
 def make_small(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Chunks, steps and reads of so many jobs, in stores that are made from now on."""
-    whole = scripts.source
+    whole = scripts.library_of
 
-    def smaller(*args: Any, **more: Any) -> str:
-        text, count = STEPS.subn(f"local ENROLL, CANCEL, REMOVE = {size}, {size}, {size}", whole(*args, **more))
+    def smaller(shelf: scripts.Shelf) -> str:
+        text, count = STEPS.subn(f"local ENROLL, CANCEL, REMOVE = {size}, {size}, {size}", whole(shelf))
         assert count == 1
         return text
 
-    monkeypatch.setattr(scripts, "source", smaller)
+    monkeypatch.setattr(scripts, "library_of", smaller)
     monkeypatch.setattr(redis_batches, "CHUNK", size)
     monkeypatch.setattr(redis_batches, "READ", size)
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import GoneError, NotFoundError, StreamCursorError, StreamGoneError
 from shared.job import Choice, JobError, JobRef, JobStatus, Outcome
-from shared.store.events import Event, Said
+from shared.store.events import Event, Said, Told
 from shared.store.protocol import Patience, Stop
 from shared.store.retention import Retention
 from tests.store.conftest import ACCEPTED, FENCED, Driver, success, worker
@@ -22,7 +22,7 @@ def events(drive: Driver, ref: JobRef, after: int = 0) -> list[tuple[int, str, s
 
 def say(drive: Driver, ref: JobRef, *texts: str, attempt: int = 1, since: int = 0, who: str = "w1") -> int:
     said = Said(ref, attempt, since, tuple(("0", text) for text in texts))
-    return drive.store.progress(who, [said])[0]
+    return drive.store.progress(who, [said])[0].count
 
 
 def end(
@@ -56,7 +56,7 @@ class TestLog:
     def test_several_jobs_and_completions_in_one_call(self, drive: Driver):
         first, second = drive.running(), drive.running()
         said = [Said(first, 1, 0, (("0", "a"), ("2", "b"))), Said(second, 1, 0, (("1", "c"),))]
-        assert drive.store.progress("w1", said) == [2, 1]
+        assert drive.store.progress("w1", said) == [Told(2, watched=False), Told(1, watched=False)]
         assert events(drive, first, 2) == [(3, "0", "a"), (4, "2", "b")]
         assert events(drive, second, 2) == [(3, "1", "c")]
 
@@ -198,7 +198,9 @@ class TestLives:
         with redis_like.pubsub() as heard:
             heard.subscribe(f"{drive.store._prefix}events:{ref}")
             drive.claim(ref)
-            say(drive, ref, "a b\n")
+            said = [Said(other, 1, 0, (("0", "a b\n"),)) for other in (ref, drive.running())]
+            assert [told.watched for told in drive.store.progress("w1", said)] == [True, False]
+            assert drive.store.progress("w1", said[:1]) == [Told(1, watched=False)], "nothing new, so nobody was asked"
             end(drive, ref, "c", since=1)
             drive.store.delete(ref)
             told = []
@@ -242,7 +244,7 @@ class TestRetention:
 
 def logs(drive: Driver, redis_like) -> list[str]:
     """The keys of all logs."""
-    return redis_like.keys(f"{drive.store._prefix}events:*")
+    return redis_like.keys(f"{drive.store._prefix}log:*")
 
 
 @pytest.fixture

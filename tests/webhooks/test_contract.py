@@ -16,7 +16,7 @@ from shared.errors import (
     WebhookLimitError,
 )
 from shared.job import JobError, JobRef, JobStatus, Outcome, Usage
-from shared.store.events import Said
+from shared.store.events import Said, Told
 from shared.store.protocol import Patience
 from shared.webhooks import DeliveryStatus, Verdict
 from tests.store.conftest import success
@@ -439,7 +439,7 @@ def test_couriers_are_counted(post: Post) -> None:
 
 def _say(post: Post, ref: JobRef, since: int, *texts: str, attempt: int = 1) -> None:
     said = Said(ref, attempt, since, tuple(("0", text) for text in texts))
-    assert post.jobs.progress("w1", [said]) == [since + len(texts)]
+    assert [told.count for told in post.jobs.progress("w1", [said])] == [since + len(texts)]
 
 
 def _told(post: Post) -> list[dict]:
@@ -449,7 +449,8 @@ def _told(post: Post) -> list[dict]:
 def test_output_is_told_while_it_grows_and_not_too_often(post: Post) -> None:
     hook = {"webhook": URL, "webhook_events_filter": ("job.output",)}
     ref = post.drive.running(**hook)
-    _say(post, ref, 0, "Hel", "lo")
+    said = Said(ref, 1, 0, (("0", "Hel"), ("0", "lo")))
+    assert post.jobs.progress("w1", [said]) == [Told(2, watched=True)], "so that the worker tells more of it soon"
     _say(post, ref, 2, ", ")
     assert _told(post) == [{"id": ref.id, "status": "running", "attempt": 1, "output": "Hello"}]
     time.sleep(0.5)

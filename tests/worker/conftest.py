@@ -58,7 +58,9 @@ def make_runner(store: JobStore, engine: Engine, sent: list[Hint] | None = None)
     """A runner of a worker that has a lease. ``sent`` gets the hints that it sends."""
     store.beat(WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4), ())
     keep = [].extend if sent is None else sent.extend
-    publisher = Publisher(store, "w1", flush_s=0.04)  # not started: what was said goes along with the end
+    publisher = Publisher(
+        store, "w1", flush_s=0.04, unwatched_s=0.04
+    )  # not started: what was said goes along with the end
     return Runner(store, engine, PromptBuilder(engine, load_modes()), "w1", keep, "demo", publisher)
 
 

@@ -34,7 +34,14 @@ class Desk:
         store.beat(WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4), ())
         prompts = PromptBuilder(engine, load_modes())
         self.runner = Runner(
-            store, engine, prompts, "w1", lambda _: None, "demo", Publisher(store, "w1", flush_s=0.04), self.metrics
+            store,
+            engine,
+            prompts,
+            "w1",
+            lambda _: None,
+            "demo",
+            Publisher(store, "w1", flush_s=0.04, unwatched_s=0.04),
+            self.metrics,
         )
 
     def run(self, **spec) -> JobRef:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -40,7 +41,7 @@ def store() -> CountingStore:
 
 @pytest.fixture
 def publisher(store: CountingStore) -> Iterator[Publisher]:
-    publisher = Publisher(store, "w1", flush_s=0.2)
+    publisher = Publisher(store, "w1", flush_s=0.2, unwatched_s=0.6)
     publisher.start()
     yield publisher
     publisher.stop()
@@ -57,8 +58,28 @@ def said(store: MemoryStore, ref: JobRef) -> list[tuple[str, str]]:
     return [(event.kind, event.value) for event in store.log(ref, 2, 1000).entries]
 
 
+@contextmanager
+def follower(store: CountingStore, ref: JobRef) -> Iterator[None]:
+    """Somebody who reads the job's stream."""
+    with store.client.pubsub() as heard:
+        heard.subscribe(f"{store.prefix}events:{ref}")
+        assert heard.get_message(timeout=1)
+        yield
+
+
 def test_the_first_words_go_at_once_and_the_rest_together(store: CountingStore, echo: Engine, publisher: Publisher):
     ref = running(store, echo)
+    with follower(store, ref):
+        check_the_rest_comes_after(0.15, 0.4, store, ref, publisher)
+
+
+def test_the_rest_takes_its_time_where_nobody_follows(store: CountingStore, echo: Engine, publisher: Publisher):
+    check_the_rest_comes_after(0.5, 0.9, store, running(store, echo), publisher)
+
+
+def check_the_rest_comes_after(
+    least_s: float, most_s: float, store: CountingStore, ref: JobRef, publisher: Publisher
+) -> None:
     speech = publisher.open(ref, 1)
     speech.say(Delta(0, "a", 1))
     until(lambda: store.calls, 0.15, every_s=0.005)
@@ -66,9 +87,29 @@ def test_the_first_words_go_at_once_and_the_rest_together(store: CountingStore, 
         speech.say(Delta(0, text, 1))
         time.sleep(0.01)
     until(lambda: len(store.calls) == 2, 1)
-    assert store.calls[1] - store.calls[0] > 0.15
+    assert least_s < store.calls[1] - store.calls[0] < most_s
     until(lambda: said(store, ref) == [("0", "a"), ("0", "bcdef")], 1)
     assert speech.close() is None
+
+
+def test_who_comes_later_hears_the_rest_soon(store: CountingStore, echo: Engine, publisher: Publisher):
+    refs = [running(store, echo) for _ in range(2)]
+    speeches = [publisher.open(ref, 1) for ref in refs]
+    for speech in speeches:
+        speech.say(Delta(0, "a", 1))
+    until(lambda: all(said(store, ref) for ref in refs), 1)
+    with follower(store, refs[0]):
+        for (
+            text
+        ) in "bc":  # the one goes when the time of the unwatched is come, and shows that they are not; the other soon
+            before = len(said(store, refs[0]))
+            for speech in speeches:
+                speech.say(Delta(0, text, 1))
+            began = time.monotonic()
+            until(lambda: len(said(store, refs[0])) > before, 1, every_s=0.005)  # noqa: B023  # called at once
+        assert time.monotonic() - began < 0.4
+        assert said(store, refs[1]) == [("0", "a"), ("0", "b")], "nobody follows this one"
+        until(lambda: said(store, refs[1])[2:] == [("0", "c")], 1)
 
 
 def test_another_jobs_first_words_do_not_wait_for_the_others(store: CountingStore, echo: Engine, publisher: Publisher):
@@ -83,7 +124,7 @@ def test_another_jobs_first_words_do_not_wait_for_the_others(store: CountingStor
 
 def test_completions_are_kept_apart(store: CountingStore, echo: Engine):
     ref = running(store, echo)
-    speech = Publisher(store, "w1", flush_s=1).open(ref, 1)
+    speech = Publisher(store, "w1", flush_s=1, unwatched_s=1).open(ref, 1)
     for index, text in ((0, "a"), (1, "x"), (0, "b"), (1, ""), (1, "y")):
         speech.say(Delta(index, text, 1))
     rest = speech.close()
@@ -113,7 +154,7 @@ def test_what_redis_lost_is_said_again(store: CountingStore, echo: Engine, publi
     speech.say(Delta(0, "b", 1))
     until(lambda: len(said(store, ref)) == 2, 1)
     store.client.hset(f"{store.prefix}job:{ref}", mapping={"events": 2, "told": 0})  # a server without its last second
-    store.client.delete(f"{store.prefix}events:{ref}")
+    store.client.delete(f"{store.prefix}log:{ref}")
     speech.say(Delta(0, "c", 1))
     until(lambda: said(store, ref) == [("0", "a"), ("0", "b"), ("0", "c")], 3)
 

@@ -39,7 +39,7 @@ def run(house: House, exporter: InMemorySpanExporter, engine: Engine, job_id: st
     house.store.beat(WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4), ())
     prompts = PromptBuilder(engine, load_modes())
     traces = Telemetry(exporter, "worker", "test", at_once=True)
-    publisher = Publisher(house.store, "w1", flush_s=0.04)
+    publisher = Publisher(house.store, "w1", flush_s=0.04, unwatched_s=0.04)
     Runner(house.store, engine, prompts, "w1", lambda _: None, "demo", publisher, traces=traces).run(
         JobRef("shop", job_id)
     )

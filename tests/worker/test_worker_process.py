@@ -144,7 +144,11 @@ def test_a_full_redis_does_not_end_a_worker(start_worker, ready, redis_store, re
     redis_client.config_set("maxmemory", 1)
     try:
         redis_client.client_kill_filter(_type="normal", skipme=True)
-        until(lambda: "Trying to reconnect" in worker.output(), 20, what="a consumer that was thrown out and refused")
+        until(
+            lambda: "(server:OutOfMemoryError)" in worker.output(),
+            20,
+            what="a consumer that was thrown out and refused",
+        )
     finally:
         redis_client.config_set("maxmemory", 0)
     hint(ref)

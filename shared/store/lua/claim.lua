@@ -39,7 +39,7 @@ if job[1] == 'queued' then
   dequeue(tenant, id, model, job[5], tonumber(job[7]), 0, true)
   local attempt = redis.call('HINCRBY', key, 'attempt', 1)
   redis.call('HSET', key, 'status', 'running', 'owner', worker, 'token', token, 'started_at', now)
-  redis.call('HDEL', key, 'resent')
+  redis.call('HDEL', key, 'resent', 'eta_ms')
   redis.call('SADD', P .. 'owned:' .. worker, member)
   redis.call('SADD', P .. 'running:' .. model, member)
   if crashes >= 2 then redis.call('SADD', P .. 'suspects:' .. worker, member) end

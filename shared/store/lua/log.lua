@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- log: a job, and its logged events after a number. ARGV: tenant, id, after, most.
--- Returns {'ok', record, place, turns, start, last, entries}, entries as {{id, {'k', kind, 'v', value}}…}; or
+-- Returns {'ok', record, place, turns, start, last, entries}, entries as "N KIND VALUE"; or
 -- {'gone' | 'missing'}. start: the number of this life's queued event. last: the last number given.
 local tenant, id = ARGV[1], ARGV[2]
 local key = job_key(tenant, id)
@@ -10,8 +10,7 @@ local turns = {}
 if job[1] == 'succeeded' and job[3] then
   turns = redis.call('LRANGE', P .. 'history:' .. tenant .. ':' .. job[3], 0, -1)
 end
-local entries = redis.call('XRANGE', log_key(tenant, id), string.format('%.0f-0', ARGV[3] + 1), '+', 'COUNT', ARGV[4])
 return {
   'ok', redis.call('HGETALL', key), place(tenant, id, job[2], tonumber(job[4])), turns,
-  number(job[6], 1), number(job[5], 1), entries,
+  number(job[6], 1), number(job[5], 1), logged_after(tenant, id, tonumber(ARGV[3]), tonumber(ARGV[4])),
 }

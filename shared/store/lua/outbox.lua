@@ -72,8 +72,8 @@ end
 -- What the first choice of a running job has so far, as its streams read it (see events.lua).
 local function text_so_far(tenant, id)
   local parts = {}
-  for _, entry in ipairs(redis.call('XRANGE', P .. 'events:' .. tenant .. ':' .. id, '-', '+')) do
-    local kind, value = entry[2][2], entry[2][4]
+  for _, event in ipairs(redis.call('LRANGE', log_key(tenant, id), 0, -1)) do
+    local kind, value = string.match(event, '^%d+ (%S+) (.*)$')
     if kind == 'started' or kind == 'restarted' then parts = {} end
     if kind == '0' then table.insert(parts, value) end
     if kind == '0l' then table.insert(parts, cjson.decode(value)[1]) end

@@ -17,7 +17,7 @@
 --   batch_staged:T:ID     list  of those that have none yet: JSON without the spec, spec, JSON, spec…
 --   batch_ended:T:ID      zset  in which order they ended -> job id
 --   staged          hash    model -> jobs of batches that were let in and are in no line yet
---   events:T:ID     stream  its log, and the channel on which each event is told too (see events.lua)
+--   log:T:ID        list    its log (see events.lua); each event is told on the channel events:T:ID too
 --   history:T:USER  list    turns, oldest first               cache:T:KEY   string
 --   idem:SCOPE      hash    idempotency                       key:DIGEST    string, keys hash id -> digest
 --   worker:W        string  its announcement                  workers       zset  end of lease -> id
