@@ -81,7 +81,7 @@ SECONDS ?= 120
 chaos: $(STAMP) ## kill, freeze, drop and fill for SECONDS, by SEED; then audit that nothing was lost or doubled
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
-BENCHES ?= engine platform reliability streams batches webhooks
+BENCHES ?= engine platform prefix reliability streams batches webhooks
 bench: $(STAMP) ## benchmarks, an hour; BENCHES=engine for the engines compared, BENCHES='streams batches' for some (results in benchmarks/results)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 

@@ -7,7 +7,8 @@ Parts, each printed and written into benchmarks/results:
 
 - ``throughput``: workload W through HTTP, Redis, Celery and back, against the same prompts on the engine alone, in turn.
   Both decode greedily with the same model file; the platform's clock runs from the first submit to the last end that a
-  client has seen by long-polling.
+  client has seen by long-polling. The engine alone takes every core, so the rest takes from it; with ``--threads`` one less
+  than there are cores, as beside a GPU, it does not.
 - ``memory``: the API process's resident memory after that, and Redis' memory for 10,000 finished jobs beside their text.
 - ``round_trips``: commands that a submit and a read cost the API's connection, counted by the server.
 """
@@ -65,6 +66,7 @@ def main() -> None:
     prompt_tokens, output_tokens = totals(make_workload(2))
     report = {
         "shape": options.shape,
+        "engine_threads": options.threads,
         "workload": {"requests": 64, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens},
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),
@@ -86,6 +88,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=sorted(SHAPES), default="gpt2")
     parser.add_argument("--rounds", type=int, default=3, help="engine alone and platform, in turn (default: 3)")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="the engine's, alone and in the platform: fewer than cores leave it one"
+    )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "smarttextgen-bench")
     parser.add_argument("--memory", action="store_true", help="only what a finished job takes in Redis")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -117,7 +122,8 @@ def _engine_alone(options: argparse.Namespace) -> None:
     from worker.engine.factory import EngineConfig, build_engine
     from worker.engine.protocol import EngineRequest, SamplingParams
 
-    engine = build_engine(EngineConfig(model_id=str(model_folder(options.shape, options.folder)), device="cpu"))
+    folder = model_folder(options.shape, options.folder)
+    engine = build_engine(EngineConfig(model_id=str(folder), device="cpu", threads=options.threads))
     engine.start()
     requests = [
         EngineRequest(job.prompt, SamplingParams(max_tokens=job.output_tokens, temperature=0.0))
@@ -140,6 +146,8 @@ def _stack(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         modes, ready = Path(folder, "modes.toml"), Path(folder, "ready.json")
         modes.write_text(MODES)
         environment = os.environ | {"MODES_FILE": str(modes), "DEFAULT_REQUESTS_PER_MINUTE": "100000"}
+        if options.threads is not None:
+            environment["ENGINE_THREADS"] = str(options.threads)
         command = [
             sys.executable,
             "-m",

@@ -84,6 +84,7 @@ def main() -> None:
         token_budget=options.budget,
         pack_weights=options.pack,
         threads=options.threads,
+        deterministic=options.deterministic,
     )
     loop = EngineLoop(load_model(config))
     parts = Parts()
@@ -121,6 +122,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=None, help="prompt tokens a step (default: the engine's)")
     parser.add_argument("--pack", choices=("auto", "on", "off"), default="auto", help="weight packing")
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: the engine's)")
+    parser.add_argument("--deterministic", action="store_true", help="in the deterministic mode: what it costs")
     parser.add_argument("--ops", action="store_true", help="torch's profiler: operators by their own time")
     parser.add_argument("--rows", type=int, default=25, help="--ops: how many operators (default: 25)")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "smarttextgen-bench")
