@@ -89,7 +89,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="gpt2")
     parser.add_argument("--rounds", type=int, default=3, help="engine alone and platform, in turn (default: 3)")
     parser.add_argument(
-        "--threads", type=int, default=None, help="the engine's, alone and in the platform: fewer than cores leave it one"
+        "--threads",
+        type=int,
+        default=None,
+        help="the engine's, alone and in the platform: fewer than cores leave it one",
     )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "smarttextgen-bench")
     parser.add_argument("--memory", action="store_true", help="only what a finished job takes in Redis")
