@@ -133,7 +133,7 @@ class Settings(BaseSettings):
         500,
         ge=1,
         le=5_000,
-        description="The same of a job that nobody follows: later, a stream begins with what is in the log.",
+        description="The same of a job that nobody follows, from a second after its first words on.",
     )
     worker_drain_s: float = Field(30.0, ge=0, description="Seconds that running jobs get at shutdown.")
 

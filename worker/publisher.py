@@ -2,7 +2,8 @@
 
 The engine's thread leaves new text here and goes on. One thread of ours tells the store: the first text of a job at once,
 what follows every ``flush_s`` seconds, all jobs in one call. The store answers whether somebody follows a job; of one that
-nobody follows the rest is told every ``unwatched_s`` seconds, so that text which nobody reads costs little. An entry that was
+nobody follows the rest is told every ``unwatched_s`` seconds, so that text which nobody reads costs little; but not before it
+has spoken for ``JOINING_S``, since clients submit first and then open the stream. An entry that was
 told once stays as it is, so that it can be told again after an outage of Redis without being logged twice; what was not told
 when the job ends goes along with its end.
 """
@@ -27,6 +28,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 LEAST_GAP_S = 0.01
 """Between two calls, also where many jobs say their first words at the same time."""
+JOINING_S = 1.0
+"""From a job's first words, for how long somebody may be about to follow it."""
 RETRY_S = 0.5
 """Until the next call after one that failed."""
 
@@ -44,6 +47,7 @@ class Speech:
         self._entries: list[Entry] = []
         self._logged = 0
         self._watched: bool | None = None
+        self._joining_until = float("inf")
 
     def say(self, delta: Delta) -> None:
         """New text of the engine. Returns at once."""
@@ -52,6 +56,8 @@ class Speech:
         with self._lock:
             self._new.setdefault(delta.index, []).append(delta)
             begun, self._begun = self._begun, True
+            if not begun:
+                self._joining_until = time.monotonic() + self._publisher.joining_s
         self._publisher.wake(urgent=not begun)
 
     def untold(self) -> Said | None:
@@ -69,9 +75,9 @@ class Speech:
             self._watched = told.watched
 
     @property
-    def watched(self) -> bool | None:
-        """Whether somebody follows the job; None until its first words have shown it."""
-        return self._watched
+    def hurries(self) -> bool:
+        """Whether somebody follows the job, or may be about to."""
+        return self._watched is not False or time.monotonic() < self._joining_until
 
     def close(self) -> Said | None:
         """Nothing more is said, or told from here. Returns what goes along with the end."""
@@ -87,13 +93,16 @@ def _entry(index: int, deltas: Sequence[Delta]) -> Entry:
 
 class Publisher(Background):
     """Tells the store what the running attempts of one worker say. ``flush_s``, ``unwatched_s``: for how long text is gathered of
-    jobs that somebody follows, and of the others."""
+    jobs that somebody follows, and of the others. ``joining_s``: for how long from its first words a job counts as followed."""
 
-    def __init__(self, store: JobStore, worker: str, *, flush_s: float, unwatched_s: float) -> None:
+    def __init__(
+        self, store: JobStore, worker: str, *, flush_s: float, unwatched_s: float, joining_s: float = JOINING_S
+    ) -> None:
         self._store = store
         self._worker = worker
         self._flush_s = flush_s
         self._unwatched_s = unwatched_s
+        self.joining_s = joining_s
         self._all_at = 0.0  # when text of unwatched jobs is told next; of the publisher's thread
         self._lock = threading.Lock()
         self._speeches: set[Speech] = set()
@@ -141,9 +150,9 @@ class Publisher(Background):
     def _pause(self) -> float:
         """Seconds from one call to the next, where no job says its first words meanwhile."""
         with self._lock:
-            watched = any(speech.watched for speech in self._speeches)
+            hurry = any(speech.hurries for speech in self._speeches)
         left = self._all_at - time.monotonic()
-        return min(self._flush_s, left) if watched else left
+        return min(self._flush_s, left) if hurry else left
 
     def _due_now(self) -> list[Speech]:
         """Whose text is told now. Where it is not everybody's, the loop comes back for the others."""
@@ -152,7 +161,7 @@ class Publisher(Background):
             if now >= self._all_at:
                 self._all_at = now + self._unwatched_s
                 return list(self._speeches)
-            due = [speech for speech in self._speeches if speech.watched is not False]
+            due = [speech for speech in self._speeches if speech.hurries]
             if len(due) < len(self._speeches):
                 self._due.set()
             return due

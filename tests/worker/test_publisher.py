@@ -41,7 +41,7 @@ def store() -> CountingStore:
 
 @pytest.fixture
 def publisher(store: CountingStore) -> Iterator[Publisher]:
-    publisher = Publisher(store, "w1", flush_s=0.2, unwatched_s=0.6)
+    publisher = Publisher(store, "w1", flush_s=0.2, unwatched_s=0.6, joining_s=0)
     publisher.start()
     yield publisher
     publisher.stop()
@@ -110,6 +110,25 @@ def test_who_comes_later_hears_the_rest_soon(store: CountingStore, echo: Engine,
         assert time.monotonic() - began < 0.4
         assert said(store, refs[1]) == [("0", "a"), ("0", "b")], "nobody follows this one"
         until(lambda: said(store, refs[1])[2:] == [("0", "c")], 1)
+
+
+def test_somebody_may_be_about_to_follow(store: CountingStore, echo: Engine) -> None:
+    ref = running(store, echo)
+    publisher = Publisher(store, "w1", flush_s=0.1, unwatched_s=5, joining_s=0.5)
+    publisher.start()
+    try:
+        speech, began = publisher.open(ref, 1), time.monotonic()
+        while time.monotonic() < began + 0.45:
+            speech.say(Delta(0, "a", 1))
+            time.sleep(0.02)
+        assert len(said(store, ref)) >= 3, "told as to a follower while a client may still open the stream"
+        time.sleep(0.4)
+        told = len(said(store, ref))
+        speech.say(Delta(0, "z", 1))
+        time.sleep(0.4)
+        assert len(said(store, ref)) == told, "nobody came"
+    finally:
+        publisher.stop()
 
 
 def test_another_jobs_first_words_do_not_wait_for_the_others(store: CountingStore, echo: Engine, publisher: Publisher):
