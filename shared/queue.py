@@ -7,7 +7,7 @@ decides. Settings with their measured reasons: ``docs/decisions/0003-celery-carr
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,12 +15,14 @@ import redis
 from celery import Celery
 from kombu import Queue
 from kombu.transport.redis import Transport as RedisTransport
+from redis._parsers.base import BaseParser
 
 from shared.errors import StoreUnavailableError
 from shared.job import JobRef
 from shared.settings import Settings
 from shared.store.connection import sentinel_options
 from shared.store.protocol import Hint
+from shared.store.scripts import TAKES_NO_WRITES
 
 GENERATE = "smarttextgen.generate"
 """The one task: run the job that the hint names."""
@@ -40,6 +42,10 @@ def task_id(ref: JobRef) -> str:
     """The Celery task's id: the job's own, so that Flower finds it. A client-chosen id is unique only within its tenant,
     so it takes the tenant along."""
     return ref.id if SERVER_ID.fullmatch(ref.id) else str(ref)
+
+
+class TakesNoWritesError(redis.exceptions.ResponseError):
+    """An answer of ``TAKES_NO_WRITES`` that redis-py has no class for."""
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -96,13 +102,17 @@ def _sentinel_options(settings: Settings) -> dict[str, Any]:
 
 
 def survive_outages() -> None:
-    """Let a consumer that meets a full Redis (maxmemory, noeviction) try again with its back-off, as it does where Redis is
-    away: kombu counts the error among those that nothing can be done about, and the worker would end. And let it close a
+    """Let a consumer that meets a Redis which takes no writes (full, short of replicas, read-only) try again with its back-off, as
+    it does where Redis is away: kombu counts the error among those that nothing can be done about, and the worker would end; it
+    goes by classes, and for some of these answers redis-py has none. And let it close a
     connection that broke between a message and its acknowledgement without putting the message back, which needs a connection
     (an AttributeError that ends the worker too): the message was a hint, and the reconciler finds those that get lost."""
-    full = redis.exceptions.OutOfMemoryError
-    if full not in RedisTransport.connection_errors:
-        RedisTransport.connection_errors = (*RedisTransport.connection_errors, full)
+    for code in TAKES_NO_WRITES:
+        BaseParser.EXCEPTION_CLASSES.setdefault(code, TakesNoWritesError)
+    classes: Iterator[Any] = (BaseParser.EXCEPTION_CLASSES[code] for code in sorted(TAKES_NO_WRITES))
+    ours = (TakesNoWritesError, *classes, redis.exceptions.ExecAbortError)
+    known = RedisTransport.connection_errors
+    RedisTransport.connection_errors = (*known, *(error for error in dict.fromkeys(ours) if error not in known))
     RedisTransport.Channel.do_restore = False
 
 

@@ -147,6 +147,10 @@ class Scripts:
         return answer
 
 
+TAKES_NO_WRITES = frozenset({"OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN"})
+"""Codes of Redis' answers that say so: at present, or here."""
+
+
 def guarded(call: Callable[[], Any]) -> Any:
     """Do something with Redis; whatever says that it is away becomes StoreUnavailableError.
 
@@ -157,6 +161,8 @@ def guarded(call: Callable[[], Any]) -> Any:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise StoreUnavailableError("Redis does not answer.") from error
     except redis.ResponseError as error:
-        if str(error).startswith(("OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")):
+        # redis-py takes the code off the text of those that it has a class for.
+        code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+        if code in TAKES_NO_WRITES:
             raise StoreUnavailableError("Redis takes no writes at present.") from error
         raise

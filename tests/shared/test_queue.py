@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared.job import JobRef
+from shared.errors import StoreUnavailableError
+from shared.job import JobRef, JobSpec
 from shared.queue import make_celery, queue_name, send_hints
 from shared.settings import load_settings
-from shared.store.protocol import Hint
+from shared.store.connection import connect
+from shared.store.protocol import Hint, NewJob, Submission
+from shared.store.redis import RedisStore
 from tests.servers import RedisServer, find_redis_server
 
 
@@ -47,3 +50,33 @@ def test_a_consumer_closes_a_dead_connection_with_a_message_in_its_hands(tmp_pat
     with suppress(*ignored):
         connection.close()
     celery.close()
+
+
+REFUSALS = {
+    "full": ("CONFIG", "SET", "maxmemory", "1"),
+    "short of replicas": ("CONFIG", "SET", "min-replicas-to-write", "1"),
+    "read-only": ("REPLICAOF", "127.0.0.1", "1"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_redis_that_takes_no_writes_is_as_good_as_away(kind: str, tmp_path: Path) -> None:
+    """For the store; and for a consumer, which Celery would end over any error that it does not count as a lost connection."""
+    binary = find_redis_server()
+    if binary is None:
+        pytest.skip("no redis-server")
+    with RedisServer(binary, tmp_path) as server:
+        settings = load_settings(redis_url=server.url, redis_prefix="t", model_name="demo")
+        celery, client = make_celery(settings), connect(settings)
+        store = RedisStore(client, "{t}:")
+        client.execute_command(*REFUSALS[kind])
+        spec = JobSpec(prompt="hello", mode="general", model="demo", max_length=20, temperature=0.0)
+        with pytest.raises(StoreUnavailableError, match="no writes"):
+            store.submit(Submission("shop", "key_1", (NewJob("j1", spec),)))
+        with celery.connection_for_read() as connection:
+            with pytest.raises(connection.connection_errors):
+                connection.default_channel.client.sadd("a", "b")
+            with pytest.raises(connection.connection_errors), connection.default_channel.client.pipeline() as pipeline:
+                pipeline.sadd("a", "b").sadd("c", "d").execute()  # as kombu binds its queue
+        celery.close()
+        client.close()
