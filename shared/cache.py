@@ -32,8 +32,8 @@ ONLY_SAMPLED = frozenset({"top_p", "top_k", "min_p", "seed"})
 def cache_key(spec: JobSpec, *, contents: str, prompt: Sequence[int], stop: Sequence[str]) -> str:
     """A digest of all that the result depends on: the tokens, and what is told of them.
 
-    contents: of the model and its adapters, as the engine tells them. prompt: token ids of the rendered prompt, so template, history and input are in it. The tenant
-    is not: the store keeps each tenant's entries under a name of its own.
+    contents: of the model and its adapters, as the engine tells them. prompt: token ids of the rendered prompt, so template,
+    history and input are in it. The tenant is not: the store keeps each tenant's entries under a name of its own.
     """
     left_out = NOT_IN_KEY | (ONLY_SAMPLED if spec.temperature == 0 else set())
     asked = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in left_out}

@@ -7,7 +7,7 @@ decides. Settings with their measured reasons: ``docs/decisions/0003-celery-carr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -104,15 +104,13 @@ def _sentinel_options(settings: Settings) -> dict[str, Any]:
 def survive_outages() -> None:
     """Let a consumer that meets a Redis which takes no writes (full, short of replicas, read-only) try again with its back-off, as
     it does where Redis is away: kombu counts the error among those that nothing can be done about, and the worker would end; it
-    goes by classes, and for some of these answers redis-py has none. And let it close a
-    connection that broke between a message and its acknowledgement without putting the message back, which needs a connection
-    (an AttributeError that ends the worker too): the message was a hint, and the reconciler finds those that get lost."""
-    for code in TAKES_NO_WRITES:
-        BaseParser.EXCEPTION_CLASSES.setdefault(code, TakesNoWritesError)
-    classes: Iterator[Any] = (BaseParser.EXCEPTION_CLASSES[code] for code in sorted(TAKES_NO_WRITES))
-    ours = (TakesNoWritesError, *classes, redis.exceptions.ExecAbortError)
-    known = RedisTransport.connection_errors
-    RedisTransport.connection_errors = (*known, *(error for error in dict.fromkeys(ours) if error not in known))
+    goes by classes, and for some of these answers redis-py has none. And let it close a connection that broke between a message
+    and its acknowledgement without putting the message back, which needs a connection (an AttributeError that ends the worker
+    too): the message was a hint, and the reconciler finds those that get lost."""
+    known: dict[str, Any] = BaseParser.EXCEPTION_CLASSES
+    away = {known.setdefault(code, TakesNoWritesError) for code in TAKES_NO_WRITES}
+    errors = {*RedisTransport.connection_errors, *away, redis.exceptions.ExecAbortError}
+    RedisTransport.connection_errors = tuple(errors)
     RedisTransport.Channel.do_restore = False
 
 

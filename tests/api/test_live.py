@@ -17,7 +17,7 @@ from shared.job import Choice, JobRef, JobStatus, Outcome, Usage
 from shared.store.protocol import JobFilter, ModelInfo, WorkerInfo
 from shared.store.scripts import Scripts
 from tests.api.live import LiveApi, Monitor
-from tests.servers import RedisServer, find_redis_server, until
+from tests.servers import RedisServer, until
 
 BODY = {"prompt": "hello"}
 WORKER = WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4, "draining")
@@ -228,16 +228,6 @@ def test_memory(api: LiveApi) -> None:
     print(f"resident: {sizes} MiB")
     assert len(sizes) == 1
     assert sizes[0] < 120
-
-
-@pytest.fixture
-def own_redis(tmp_path) -> Iterator[RedisServer]:
-    """A server that a test may kill."""
-    binary = find_redis_server()
-    if binary is None:
-        pytest.skip("no redis-server")
-    with RedisServer(binary, tmp_path) as server:
-        yield server
 
 
 def test_an_outage_of_redis(own_redis: RedisServer, tmp_path) -> None:

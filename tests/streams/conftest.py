@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.live import LiveApi
-from tests.servers import Process, RedisServer, find_redis_server, until
+from tests.servers import Process, until
 
 MODES = '[general]\ndescription = "The prompt itself: nothing that could stop an echo."\n' + "".join(
     f'[general.{language}]\nsystem = "-"\ntemplate = "{{input}}"\nturn = "{{input}}{{output}}"\n'
@@ -60,16 +60,6 @@ class Stack:
 
     def until_ended(self, job_id: str) -> dict:
         return self.api.call("GET", f"/api/jobs/{job_id}?wait=20").json
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that a test may kill."""
-    binary = find_redis_server()
-    if binary is None:
-        pytest.skip("no redis-server")
-    with RedisServer(binary, tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from shared.settings import load_settings
 from shared.store.connection import connect, key_prefix
 from shared.store.protocol import Hint
 from shared.store.redis import RedisStore
-from tests.servers import RedisServer, find_redis_server, free_port, until
+from tests.servers import RedisServer, free_port, until
 from tests.worker.conftest import submit
 
 
@@ -61,11 +61,8 @@ def test_an_operator_drains_it(start_worker, ready, redis_store, hint):
     assert {redis_store.get(ref).attempt for ref in refs} == {1}
 
 
-def test_told_to_leave_while_redis_is_away_it_does_not_stay(start_worker, tmp_path):
-    binary = find_redis_server()
-    if binary is None:
-        pytest.skip("no redis-server")
-    with RedisServer(binary, tmp_path) as server:
+def test_told_to_leave_while_redis_is_away_it_does_not_stay(start_worker, redis_binary, tmp_path):
+    with RedisServer(redis_binary, tmp_path) as server:
         settings = load_settings(redis_url=server.url, redis_prefix="t", engine="echo", model_name="demo")
         client = connect(settings)
         store = RedisStore(client, key_prefix(settings))
@@ -241,11 +238,8 @@ def test_rolling_restarts_under_load_lose_and_double_nothing(start_worker, ready
     assert not any("Traceback" in worker.output() for worker in workers)
 
 
-def test_a_server_that_evicts_is_refused(start_worker, tmp_path):
-    binary = find_redis_server()
-    if binary is None:
-        pytest.skip("no redis-server")
-    with RedisServer(binary, tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+def test_a_server_that_evicts_is_refused(start_worker, redis_binary, tmp_path):
+    with RedisServer(redis_binary, tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
         worker = start_worker(REDIS_URL=server.url)
         assert worker.wait(30) == 78
     assert "maxmemory-policy noeviction" in worker.output()

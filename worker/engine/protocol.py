@@ -197,7 +197,8 @@ class EngineInfo:
 
     kv_tokens: how many tokens fit in its memory for keys and values, of all rows together; None where it does not say.
     kv_page: tokens in one page of that memory. adapters: names that a request may ask for. system_fingerprint: changes with
-    whatever an answer depends on besides its request (``fingerprint.py``), contents: with the model's and the adapters' weights alone.
+    whatever an answer depends on besides its request (``fingerprint.py``); contents: with the model's and its adapters' folders
+    alone (``contents.py``).
     """
 
     engine: str
