@@ -129,7 +129,8 @@ def _engine_alone(options: argparse.Namespace) -> None:
     engine = build_engine(EngineConfig(model_id=str(folder), device="cpu", threads=options.threads))
     engine.start()
     requests = [
-        EngineRequest(job.prompt, SamplingParams(max_tokens=job.output_tokens, temperature=0.0))
+        # What is computed is kept for its tenant, as a worker asks for.
+        EngineRequest(job.prompt, SamplingParams(max_tokens=job.output_tokens, temperature=0.0), reuse_scope="tenant")
         for job in _jobs(options)
     ]
     began = time.perf_counter()
