@@ -10,7 +10,9 @@ from typing import NoReturn
 
 from api.gunicorn_hooks import FOLDER
 from shared.errors import ConfigurationError
+from shared.modes import load_modes
 from shared.settings import Settings, load_settings
+from shared.traces import check_traces
 
 GRACE_S = 30
 SPARE_FILES = 2_048
@@ -58,6 +60,8 @@ def main() -> NoReturn:
     """Does not return where the settings are right. Exit code 78 (EX_CONFIG) with a sentence where they are wrong."""
     try:
         settings = load_settings()
+        load_modes(settings.modes_file)  # each process would refuse it with a traceback, again and again
+        check_traces(settings)
     except ConfigurationError as error:
         print(error.message, file=sys.stderr)  # noqa: T201  # logging is not set up, and never will be here
         raise SystemExit(78) from error

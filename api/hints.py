@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import structlog
 from celery import Celery
 
-from shared.errors import StoreUnavailableError
-from shared.queue import send_hints
+from shared.queue import offer_hints
 from shared.store.protocol import Hint
-
-log = structlog.get_logger(__name__)
 
 
 class Hints(Protocol):
@@ -31,10 +27,7 @@ class CeleryHints:
         self._prefix = prefix
 
     def send(self, hints: Sequence[Hint]) -> None:
-        try:
-            send_hints(self._celery, hints, prefix=self._prefix)
-        except StoreUnavailableError as error:  # the jobs are taken in all the same
-            log.warning("hints not sent", count=len(hints), reason=type(error.__cause__).__name__)
+        offer_hints(self._celery, hints, prefix=self._prefix)
 
 
 class RecordedHints:

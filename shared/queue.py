@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import redis
+import structlog
 from celery import Celery
 from kombu import Queue
 from kombu.transport.redis import Transport as RedisTransport
@@ -23,6 +24,8 @@ from shared.settings import Settings
 from shared.store.connection import sentinel_options
 from shared.store.protocol import Hint
 from shared.store.scripts import TAKES_NO_WRITES
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 GENERATE = "smarttextgen.generate"
 """The one task: run the job that the hint names."""
@@ -137,3 +140,11 @@ def send_hints(app: Celery, hints: Sequence[Hint], *, prefix: str) -> None:
                 )
     except Exception as error:  # kombu and its transports raise much; whatever it is, the rest did not go out
         raise StoreUnavailableError("The queue does not answer.") from error
+
+
+def offer_hints(app: Celery, hints: Sequence[Hint], *, prefix: str) -> None:
+    """Send hints, or leave it to the reconciler, which finds those that did not go out within seconds. Raises nothing."""
+    try:
+        send_hints(app, hints, prefix=prefix)
+    except StoreUnavailableError as error:  # the jobs wait in the store all the same
+        log.warning("hints not sent", count=len(hints), reason=type(error.__cause__).__name__)

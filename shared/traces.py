@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.spans import NoTraces, Traces
@@ -14,9 +16,18 @@ def traces_of(settings: Settings, process: str) -> Traces:
     """
     if not settings.otel_exporter_otlp_endpoint:
         return NoTraces()
+    check_traces(settings)
+    from shared.opentelemetry import to_collector  # noqa: PLC0415  # an extra
+
+    return to_collector(settings.otel_exporter_otlp_endpoint, process, settings.environment)
+
+
+def check_traces(settings: Settings) -> None:
+    """Raises: ConfigurationError where there is an endpoint, and the packages are not installed."""
+    if not settings.otel_exporter_otlp_endpoint:
+        return
     try:
-        from shared.opentelemetry import to_collector  # noqa: PLC0415  # an extra
+        importlib.import_module("shared.opentelemetry")  # an extra
     except ImportError as error:
         message = "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra otel (pip install 'smarttextgen[otel]')."
         raise ConfigurationError(message) from error
-    return to_collector(settings.otel_exporter_otlp_endpoint, process, settings.environment)

@@ -23,7 +23,7 @@ from celery.worker import state as celery_state
 from shared.errors import ConfigurationError, SmartTextGenError, StoreUnavailableError
 from shared.job import JobRef
 from shared.modes import load_modes
-from shared.queue import send_hints
+from shared.queue import offer_hints
 from shared.settings import Settings
 from shared.store.protocol import Hint, JobStore, ModelInfo, Patience, WorkerInfo
 from shared.traces import traces_of
@@ -234,10 +234,7 @@ class Worker:
         if self._holding:
             self._held += hints
             return
-        try:
-            send_hints(self._celery, hints, prefix=self.settings.redis_prefix)
-        except StoreUnavailableError as error:
-            log.warning("hints not sent", count=len(hints), reason=error.message)
+        offer_hints(self._celery, hints, prefix=self.settings.redis_prefix)
 
 
 def install(celery: Celery, worker: Worker) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -22,6 +21,8 @@ from smarttextgen.launcher.stack import FLOWER_USER, Stack, StackOptions
 from smarttextgen.launcher.supervisor import Supervisor
 
 STEP_S = 0.1
+WATCH_S = 1.0
+"""Between two looks at parts that are all ready: the end of one wakes us."""
 WORK_ENDS_S = 2.0
 Work = Callable[[StackInfo, Callable[[], bool]], int]  # (the stack, whether to stop early) -> exit code
 
@@ -84,7 +85,7 @@ class _Run:
                 self._keys.result()  # a failure ends the start at once
                 if self._supervisor.all_ready:
                     return
-            time.sleep(STEP_S)
+            self._interrupts.pause(STEP_S)
 
     def _until_stopped(self, work: Work | None) -> int:
         while not self._stopping():
@@ -93,9 +94,10 @@ class _Run:
                 self._announce()
                 if work is not None and self._work is None:
                     self._work = self._threads.submit(work, self._info(), self._stopping)
+                    self._work.add_done_callback(lambda _: self._interrupts.wake())
             if self._work is not None and self._work.done():
                 return self._work.result()
-            time.sleep(STEP_S)
+            self._interrupts.pause(WATCH_S if self._supervisor.all_ready else STEP_S)
         return 0 if work is None else 130
 
     def _announce(self) -> None:

@@ -63,6 +63,20 @@ def test_greedy_is_generate_token_by_token(engine: Engine, model: Any, tokenizer
     assert len({token for answer in expected for token in answer}) > 30, "answers too dull to prove anything"
 
 
+def test_compiled_as_it_is_by_default_it_answers_the_same(
+    vllm_folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    jobs = make_jobs(8, len(tokenizer))
+    engine = build_engine(vllm_config(vllm_folder, enforce_eager=False))
+    engine.start()
+    try:
+        handles = [submit(engine, prompt, greedy(tokens, repetition_penalty=more)) for prompt, tokens, more in jobs]
+        answers = [handle.result(120).completions[0].token_ids for handle in handles]
+    finally:
+        engine.shutdown()
+    assert answers == [generate(model, *job) for job in jobs]
+
+
 def test_a_seeded_answer_is_the_same_in_company_and_after_a_long_prompt(engine: Engine) -> None:
     """A prompt over the budget that was asked for: computed in chunks, a seeded one ends vLLM's process on a CPU."""
     prompts = [some_prompt(length, length) for length in (3, 40, 150)]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from rich.console import Console
@@ -16,6 +20,7 @@ from smarttextgen.launcher.display import JsonLinesDisplay, TerminalDisplay
 from smarttextgen.launcher.errors import PortTakenError, ProgramMissingError
 from smarttextgen.launcher.guarding import Guard
 from smarttextgen.launcher.health import count_workers
+from smarttextgen.launcher.interrupts import Interrupts
 from smarttextgen.launcher.parts import Command, Event, Kind, PartSpec, PartState, Patience
 from smarttextgen.launcher.process import Part
 from smarttextgen.launcher.programs import model_environment
@@ -133,3 +138,24 @@ def test_output_outlives_its_reader() -> None:
     for display in (TerminalDisplay(Console(file=Gone())), JsonLinesDisplay(Gone())):
         display.event(Event("api", PartState.READY))
         display.stopped()
+
+
+def test_a_pause_ends_with_a_child_a_word_or_a_signal_and_else_lasts() -> None:
+    with Interrupts() as interrupts:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.2)"])
+        assert _paused(interrupts, 30) < 15
+        child.wait()
+        Timer(0.2, interrupts.wake).start()
+        assert _paused(interrupts, 30) < 15
+        assert not interrupts.stop_requested()
+        Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        assert _paused(interrupts, 30) < 15
+        assert interrupts.stop_requested()
+        assert _paused(interrupts, 0.2) >= 0.2
+    interrupts.wake()  # whoever is late harms nobody
+
+
+def _paused(interrupts: Interrupts, seconds: float) -> float:
+    began = time.monotonic()
+    interrupts.pause(seconds)
+    return time.monotonic() - began

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import structlog
 
-from shared.errors import ConfigurationError, StoreUnavailableError
+from shared.errors import ConfigurationError
 from shared.logs import configure_logging
 from shared.metrics import MetricsPort
-from shared.queue import make_celery, send_hints
+from shared.queue import make_celery, offer_hints
 from shared.settings import Settings, load_settings
 from shared.store.connection import connect, key_prefix
 from shared.store.protocol import Hint, Patience
@@ -46,10 +46,7 @@ def build(settings: Settings, metrics: CourierMetrics | None = None) -> tuple[Co
     celery = make_celery(settings)
 
     def send(hints: Sequence[Hint]) -> None:
-        try:
-            send_hints(celery, hints, prefix=settings.redis_prefix)
-        except StoreUnavailableError as error:
-            log.warning("hints not sent", count=len(hints), reason=error.message)
+        offer_hints(celery, hints, prefix=settings.redis_prefix)
 
     courier = Courier(
         f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",

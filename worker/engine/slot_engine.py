@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -20,11 +18,8 @@ from worker.engine.protocol import (
     Piece,
 )
 from worker.engine.runner import LoadedModel
+from worker.engine.thread import EngineThread
 from worker.engine.validation import check_request
-
-logger = logging.getLogger(__name__)
-
-_JOIN_S = 60.0
 
 
 class SlotEngine:
@@ -42,26 +37,17 @@ class SlotEngine:
         self._load = load
         self._running = running
         self._loop: EngineLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._started = threading.Event()
-        self._start_error: BaseException | None = None
+        self._thread = EngineThread(self._main)
 
     @property
     def info(self) -> EngineInfo:
         return self._started_loop.model.info
 
     def start(self) -> None:
-        if self._thread is not None:
-            raise RuntimeError("The engine was started before.")
-        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._thread.start()
-        self._started.wait()
-        if self._start_error is not None:
-            raise self._start_error
 
     def healthy(self) -> bool:
-        alive = self._thread is not None and self._thread.is_alive()
-        return alive and self._loop is not None and not self._loop.dead
+        return self._thread.alive and self._loop is not None and not self._loop.dead
 
     def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         return self._started_loop.model.tokenization.encode(pieces)
@@ -91,11 +77,7 @@ class SlotEngine:
     def shutdown(self, drain_s: float = 0.0) -> None:
         if self._loop is not None:
             self._loop.stop(max(0.0, drain_s))
-        if self._thread is None or self._thread is threading.current_thread():
-            return
-        self._thread.join(max(0.0, drain_s) + _JOIN_S)
-        if self._thread.is_alive():
-            logger.error("The engine's thread has not ended %s s after its drain time.", _JOIN_S)
+        self._thread.join(max(0.0, drain_s))
 
     @property
     def _started_loop(self) -> EngineLoop:
@@ -107,10 +89,9 @@ class SlotEngine:
         try:
             self._loop = EngineLoop(self._load())
         except BaseException as error:  # noqa: BLE001  # start() raises it in its caller's thread
-            self._start_error = error
+            self._thread.failed(error)
             return
-        finally:
-            self._started.set()
+        self._thread.started()
         self._loop.run(self._running())
 
 

@@ -43,13 +43,13 @@ from worker.engine.protocol import (
 )
 from worker.engine.sequence import Row, RowGroup
 from worker.engine.slot_engine import check_messages
+from worker.engine.thread import EngineThread
 from worker.engine.validation import check_request
 from worker.engine.vllm_loading import LoadedVllm, load_vllm
 from worker.engine.vllm_requests import chances, refusal, vllm_prompt, vllm_sampling
 
 logger = logging.getLogger(__name__)
 
-_JOIN_S = 60.0
 _PROCESS_S = 2.0  # vLLM's process gets so long to end by itself; it has nothing to save
 
 
@@ -69,9 +69,7 @@ class VllmEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._thread: threading.Thread | None = None
-        self._started = threading.Event()
-        self._start_error: BaseException | None = None
+        self._thread = EngineThread(self._main)
         self._vllm: LoadedVllm | None = None
         self._ids = count(1)
         self._generated_tokens = 0
@@ -91,17 +89,11 @@ class VllmEngine:
         return self._running_vllm.info
 
     def start(self) -> None:
-        if self._thread is not None:
-            raise RuntimeError("The engine was started before.")
-        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._thread.start()
-        self._started.wait()
-        if self._start_error is not None:
-            raise self._start_error
 
     def healthy(self) -> bool:
-        vllm, thread = self._vllm, self._thread
-        alive = thread is not None and thread.is_alive() and not self._ended
+        vllm = self._vllm
+        alive = self._thread.alive and not self._ended
         return alive and vllm is not None and vllm.llm is not None and not vllm.llm.errored
 
     def encode(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
@@ -169,11 +161,7 @@ class VllmEngine:
             self._stop_at = deadline if self._stop_at is None else min(self._stop_at, deadline)
             if not self._ended:
                 self._post(self._stop)
-        if self._thread is None or self._thread is threading.current_thread():
-            return
-        self._thread.join(max(0.0, drain_s) + _JOIN_S)
-        if self._thread.is_alive():
-            logger.error("The engine's thread has not ended %s s after its drain time.", _JOIN_S)
+        self._thread.join(max(0.0, drain_s))
 
     @property
     def _running_vllm(self) -> LoadedVllm:
@@ -211,17 +199,17 @@ class VllmEngine:
                 runner.run(self._run())
         except BaseException as error:
             logger.critical("The engine's loop died.", exc_info=True)
-            self._start_error = self._start_error or error
+            self._thread.failed(error)
         finally:
             self._end(EngineStoppedError())
-            self._started.set()
+            self._thread.started()
 
     async def _run(self) -> None:
         """Load, serve until it may end, and take vLLM's process along."""
         try:
             vllm = await load_vllm(self._config)
         except Exception as error:  # noqa: BLE001  # start() raises it in its caller's thread
-            self._start_error = error
+            self._thread.failed(error)
             return
         try:
             self._vllm = vllm
@@ -230,7 +218,7 @@ class VllmEngine:
                 self._loop = asyncio.get_running_loop()
                 if self._stop_at is not None:
                     self._may_end.set()
-            self._started.set()
+            self._thread.started()
             await self._may_end.wait()
         finally:
             tasks = self._end(EngineStoppedError())

@@ -158,6 +158,7 @@ function Took({ job }) {
   return html`
     <dl class="tiles">
       <${Tile} label=${t("took.prompt")} value=${value(usage?.prompt_tokens)} />
+      ${usage?.cached_tokens > 0 && html`<${Tile} label=${t("took.cached")} value=${number(usage.cached_tokens)} />`}
       <${Tile} label=${t("took.completion")} value=${value(usage?.completion_tokens)} />
       <${Tile} label=${t("took.waited")} value=${duration(job?.queue_time_ms)} />
       <${Tile} label=${t("took.ran")} value=${duration(job?.execution_time_ms)} />

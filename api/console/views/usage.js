@@ -32,6 +32,7 @@ export function Usage() {
         <${Tile} label=${t("usage.jobs")} value=${number(sum("jobs"))} />
         <${Tile} label=${t("usage.total_tokens")} value=${number(sum("total_tokens"))} />
         <${Tile} label=${t("took.prompt")} value=${number(sum("prompt_tokens"))} />
+        <${Tile} label=${t("took.cached")} value=${number(sum("cached_tokens"))} />
         <${Tile} label=${t("took.completion")} value=${number(sum("completion_tokens"))} />
         <${Tile} label=${t("usage.average")} value=${sum("jobs") ? compact(sum("total_tokens") / sum("jobs")) : "–"} />
       </dl>
@@ -69,8 +70,10 @@ function inSeries(rows, measure) {
 const Table = ({ rows }) => html`
   <div class="scroll" tabindex="0" role="region" aria-label=${t("usage.table")}><table>
     <thead><tr><th scope="col">${t("usage.day")}</th><th scope="col">${t("fact.model")}</th><th scope="col" class="num">${t("usage.jobs")}</th>
-      <th scope="col" class="num">${t("took.prompt")}</th><th scope="col" class="num">${t("took.completion")}</th><th scope="col" class="num">${t("usage.total_tokens")}</th></tr></thead>
+      <th scope="col" class="num">${t("took.prompt")}</th><th scope="col" class="num">${t("took.cached")}</th>
+      <th scope="col" class="num">${t("took.completion")}</th><th scope="col" class="num">${t("usage.total_tokens")}</th></tr></thead>
     <tbody>${[...rows].reverse().map((row) => html`
       <tr key=${`${row.day} ${row.model}`}><th scope="row">${day(row.day, { dateStyle: "medium" })}</th><td>${row.model}</td><td class="num">${number(row.jobs)}</td>
-        <td class="num">${number(row.prompt_tokens)}</td><td class="num">${number(row.completion_tokens)}</td><td class="num">${number(row.total_tokens)}</td></tr>`)}</tbody>
+        <td class="num">${number(row.prompt_tokens)}</td><td class="num">${number(row.cached_tokens)}</td>
+        <td class="num">${number(row.completion_tokens)}</td><td class="num">${number(row.total_tokens)}</td></tr>`)}</tbody>
   </table></div>`;

@@ -155,6 +155,7 @@ export const en = {
   "live.expired": "Its time ran out. What was written by then is kept.",
 
   "took.prompt": "Tokens in",
+  "took.cached": "Tokens in, reused",
   "took.completion": "Tokens out",
   "took.waited": "Waited",
   "took.ran": "Ran",

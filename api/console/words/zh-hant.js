@@ -159,6 +159,7 @@ export const zhHant = {
   "live.expired": "時間用盡，已寫出的部分會保留。",
 
   "took.prompt": "輸入 token",
+  "took.cached": "輸入 token（重用）",
   "took.completion": "輸出 token",
   "took.waited": "等待",
   "took.ran": "執行",
