@@ -115,7 +115,10 @@ def test_usage_is_drawn_and_told(visit: Callable, stack: Stack) -> None:
     cells = tab.page.locator("tbody tr").first.locator("td").all_inner_texts()
     assert cells == [
         "demo",
-        *(f"{used[0][name]:,}" for name in ("jobs", "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens")),
+        *(
+            f"{used[0][name]:,}"
+            for name in ("jobs", "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens")
+        ),
     ]
 
 
