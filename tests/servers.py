@@ -8,8 +8,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -122,3 +124,14 @@ def until(condition: Callable[[], object], timeout_s: float = 30, *, every_s: fl
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or condition}"
         time.sleep(every_s)
+
+
+@contextmanager
+def later(seconds: float, call: Callable[..., object], *arguments: object) -> Iterator[None]:
+    """Call it after a while, on a thread that has ended when the block ends: what it uses is closed after that."""
+    timer = threading.Timer(seconds, call, arguments)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()

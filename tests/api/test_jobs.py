@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from shared.queue import make_celery
 from shared.settings import load_settings
 from shared.store.protocol import Hint
 from tests.api.house import House, build, error_of
+from tests.servers import later
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -111,10 +111,11 @@ def test_a_submit_may_wait_for_the_end(house: House, ask: str) -> None:
             time.sleep(0.01)
         house.run(house.store.submitted[0][0].id, "late but there")
 
-    threading.Thread(target=work).start()
     started = time.monotonic()
     query, headers = ("?wait=5", {}) if ask == "query" else ("", {"Prefer": "respond-async, wait=5"})
-    response = house.call("POST", f"/api/generate{query}", json={"prompt": "hello", "user_id": "ann"}, headers=headers)
+    body = {"prompt": "hello", "user_id": "ann"}
+    with later(0, work):
+        response = house.call("POST", f"/api/generate{query}", json=body, headers=headers)
     assert response.status_code == 200
     assert time.monotonic() - started < 3
     assert response.json["output"] == "late but there"
@@ -148,9 +149,9 @@ def test_a_preference_is_held_to_the_longest_wait() -> None:
 
 def test_a_long_poll_ends_with_the_job(house: House) -> None:
     job_id = house.submit()
-    threading.Timer(0.3, house.run, [job_id]).start()
     started = time.monotonic()
-    response = house.call("GET", f"/api/jobs/{job_id}?wait=5")
+    with later(0.3, house.run, job_id):
+        response = house.call("GET", f"/api/jobs/{job_id}?wait=5")
     assert 0.2 < time.monotonic() - started < 3
     assert response.json["status"] == "succeeded"
     assert house.room.taken == 0
@@ -158,8 +159,8 @@ def test_a_long_poll_ends_with_the_job(house: House) -> None:
 
 def test_a_long_poll_sees_a_job_deleted_meanwhile(house: House) -> None:
     job_id = house.submit()
-    threading.Timer(0.2, house.store.delete, [JobRef("shop", job_id)]).start()
-    assert house.call("GET", f"/api/jobs/{job_id}?wait=5").status_code == 404
+    with later(0.2, house.store.delete, JobRef("shop", job_id)):
+        assert house.call("GET", f"/api/jobs/{job_id}?wait=5").status_code == 404
 
 
 def test_beyond_the_places_a_wait_is_answered_at_once() -> None:
@@ -231,9 +232,9 @@ def test_a_put_may_wait(house: House) -> None:
     for _ in range(2):  # the first makes it, the second finds it waiting
         response = house.call("PUT", "/api/jobs/mine?wait=1", json={"prompt": "a"})
         assert response.json["status"] == "queued"
-    threading.Timer(0.3, house.run, ["mine", "done"]).start()
     started = time.monotonic()
-    assert house.call("PUT", "/api/jobs/mine?wait=5", json={"prompt": "a"}).json["output"] == "done"
+    with later(0.3, house.run, "mine", "done"):
+        assert house.call("PUT", "/api/jobs/mine?wait=5", json={"prompt": "a"}).json["output"] == "done"
     assert time.monotonic() - started < 3
 
 

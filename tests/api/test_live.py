@@ -17,7 +17,7 @@ from shared.job import Choice, JobRef, JobStatus, Outcome, Usage
 from shared.store.protocol import JobFilter, ModelInfo, WorkerInfo
 from shared.store.scripts import Scripts
 from tests.api.live import LiveApi, Monitor
-from tests.servers import RedisServer, until
+from tests.servers import RedisServer, later, until
 
 BODY = {"prompt": "hello"}
 WORKER = WorkerInfo("w1", ModelInfo("demo", "1", "echo", "cpu", "none", 1024), 4, "draining")
@@ -81,8 +81,8 @@ def test_round_trips(api: LiveApi, monitor: Monitor) -> None:
         assert api.call("GET", f"/api/jobs/{job_id}").status == 200
     assert _calls(api, monitor) == {"get": 5}
     monitor.lines.clear()
-    threading.Timer(0.5, _finish, [api, job_id]).start()
-    assert api.call("GET", f"/api/jobs/{job_id}?wait=10").json["status"] == "succeeded"
+    with later(0.5, _finish, api, job_id):
+        assert api.call("GET", f"/api/jobs/{job_id}?wait=10").json["status"] == "succeeded"
     assert _calls(api, monitor)["get"] == 2
 
 
@@ -253,8 +253,8 @@ def test_an_outage_of_redis(own_redis: RedisServer, tmp_path) -> None:
         until(lambda: live.call("GET", "/readyz").status == 200, 10)
         until(lambda: live.call("POST", "/api/generate", BODY).status == 202, 10)
         assert live.call("GET", f"/api/jobs/{job_id}").json["status"] == "queued"
-        threading.Timer(1.5, _finish, [live, job_id]).start()
-        assert live.call("GET", f"/api/jobs/{job_id}?wait=20").json["status"] == "succeeded"
+        with later(1.5, _finish, live, job_id):
+            assert live.call("GET", f"/api/jobs/{job_id}?wait=20").json["status"] == "succeeded"
         assert time.monotonic() - began < 12, "the news of ended jobs arrive again"
 
 

@@ -19,7 +19,7 @@ from shared.errors import StoreUnavailableError
 from shared.job import Choice, JobRef, JobStatus, Outcome
 from shared.store.events import Said
 from tests.api.house import House, build, error_of
-from tests.servers import until
+from tests.servers import later, until
 from tests.streams.client import Sse, Watcher, parse
 
 
@@ -97,8 +97,8 @@ def test_the_first_event_says_where_a_job_waits(house: House) -> None:
         house.call("POST", f"/api/jobs/{ids[1]}/cancel")
     assert watcher.names == ["queued", "canceled"]
     job_id = house.submit()
-    threading.Timer(0.2, lambda: house.call("POST", f"/api/jobs/{job_id}/cancel")).start()
-    assert stream(house, job_id)[0].data["queue_position"] == 2
+    with later(0.2, house.call, "POST", f"/api/jobs/{job_id}/cancel"):
+        assert stream(house, job_id)[0].data["queue_position"] == 2
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1.0", "+1", "１", "0x1", "1e3", "9" * 16, "5", "999999999999999"])
