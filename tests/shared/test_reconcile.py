@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from shared.job import JobRef, JobSpec, JobStatus
+from shared.reconcile import reconcile
 from shared.store.connection import key_prefix
 from shared.store.protocol import ModelInfo, NewJob, Submission, WorkerInfo
 from shared.store.redis import RedisStore
@@ -50,6 +51,18 @@ def test_it_is_put_right(settings, abandoned: tuple[RedisStore, JobRef], command
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == {"reaped": ["gone"], "hints_sent": 0, "waiting": {"demo": 1}, "workers": 0}
+    assert store.get(ref).status is JobStatus.QUEUED
+
+
+def test_a_pass_that_comes_late_gives_workers_another_lease_and_is_made_up_for(
+    settings, abandoned: tuple[RedisStore, JobRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ref = abandoned
+    pauses = iter([0.0, 0.0, LEASE_S])  # the third is a stall of the machine
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds + next(pauses, 0.0)))
+    report = reconcile(settings.model_copy(update={"worker_lease_s": LEASE_S, "worker_beat_s": 0.3}), store)
+    assert report.reaped == ["gone"]
     assert store.get(ref).status is JobStatus.QUEUED
 
 
