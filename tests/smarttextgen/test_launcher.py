@@ -229,8 +229,9 @@ def test_a_part_that_was_killed_is_reported_and_started_again(launch: Any, kind:
 def test_clients_of_an_api_that_restarts_wait_instead_of_being_refused(launch: Any) -> None:
     stack = launch()
     ready = stack.wait_until_ready()
-    os.kill(ready["pids"]["api"][0], signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(ready["pids"]["api"][0])], 1)
+    api = psutil.Process(ready["pids"]["api"][0])
+    api.kill()
+    psutil.wait_procs([api], 1)
     assert urllib.request.urlopen(f"{ready['url']}/health", timeout=20).status == 200
 
 
