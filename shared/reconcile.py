@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -32,8 +31,8 @@ class Report:
 
 
 def reconcile(settings: Settings, store: JobStore) -> Report:
-    """Make passes for a little longer than a lease: after a time without any, a pass gives every worker one lease to show that
-    it lives, since Redis may have been what was away. So does one of ours that comes late.
+    """Make passes for a little longer than a lease: after a time without any, the first pass gives every worker one lease
+    to show that it lives, since Redis may have been what was away. So does one of ours that comes late: until that is over too.
 
     Raises: StoreUnavailableError.
     """
@@ -42,18 +41,14 @@ def reconcile(settings: Settings, store: JobStore) -> Report:
     celery = make_celery(settings)
     reaped: list[str] = []
     sent = 0
-    last = until = -math.inf
+    until = time.monotonic() + settings.worker_lease_s + 2 * pause_s
     try:
         while True:
-            began = time.monotonic()
             done = store.reconcile(patience)
-            if time.monotonic() - last > settings.worker_lease_s / 2:
-                until = time.monotonic() + settings.worker_lease_s + pause_s
-            last = began
             send_hints(celery, done.hints, prefix=settings.redis_prefix)
             reaped += done.reaped
             sent += len(done.hints)
-            if time.monotonic() > until:
+            if time.monotonic() > until and not done.held:
                 break
             time.sleep(pause_s)
     finally:

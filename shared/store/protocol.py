@@ -151,10 +151,12 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What a pass put right. ``reaped``: workers whose lease ran out; their jobs wait again, or were convicted."""
+    """What a pass put right. ``reaped``: workers whose lease ran out; their jobs wait again, or were convicted. ``held``: none is
+    reaped yet, since after an outage each has a lease to show that it lives."""
 
     hints: tuple[Hint, ...]
     reaped: tuple[str, ...]
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ class RedisStore(RedisBatches):
         return hints_of(self._scripts.run("depart", worker))
 
     def reconcile(self, patience: Patience) -> Reconciled:
-        hints, again, reaped = self._scripts.run(
+        hints, again, reaped, held = self._scripts.run(
             "reconcile",
             int(self._retention.worker_lease_s * 1000),
             int(patience.grace_s * 1000),
@@ -217,7 +217,7 @@ class RedisStore(RedisBatches):
             patience.most_crashes,
             int(patience.pause_s * 1000),
         )
-        return Reconciled((*hints_of(again, again=True), *hints_of(hints)), tuple(reaped))
+        return Reconciled((*hints_of(again, again=True), *hints_of(hints)), tuple(reaped), bool(held))
 
     def pause(self, model: str) -> None:
         self._scripts.run("queue", "pause", model, 0)

@@ -78,9 +78,11 @@ class TestLeases:
     def test_after_an_outage_nobody_is_reaped_for_a_lease(self, drive: Driver):
         ref = drive.ref()
         start(drive, ref)
-        drive.store.reconcile(NOW)
+        assert not drive.store.reconcile(NOW).held
         time.sleep(LEASE_S + 0.1)  # nobody looks: Redis was away, and no worker could beat
-        assert drive.store.reconcile(NOW).reaped == ()
+        done = drive.store.reconcile(NOW)
+        assert done.reaped == ()
+        assert done.held
         beat(drive, running=[(ref, 1)])
         assert drive.store.reconcile(NOW).reaped == ()
         assert drive.store.get(ref).status is JobStatus.RUNNING

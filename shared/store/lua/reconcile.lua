@@ -2,12 +2,13 @@
 -- reconcile: put right what nobody else will: workers that are gone, hints that were lost, deadlines, age, room in the
 -- window. ARGV: lease_ms, grace_ms (of a hint), age_ms (in a class), most_crashes, pause_ms (between
 -- passes, whoever makes them: every worker does). Bounded.
--- Returns {hints, again, reaped}: hints to send, hints to send once more ahead of others, workers found gone.
+-- Returns {hints, again, reaped, held}: hints to send, hints to send once more ahead of others, workers found gone; 1 where after
+-- an outage none is found gone yet.
 local lease_ms, grace_ms, age_ms, most_crashes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local BATCH = 100
 local hints, again, reaped = {}, {}, {}
 local pause_ms = tonumber(ARGV[5])
-if pause_ms > 0 and not redis.call('SET', P .. 'reconciled', 1, 'NX', 'PX', pause_ms) then return { hints, again, reaped } end
+if pause_ms > 0 and not redis.call('SET', P .. 'reconciled', 1, 'NX', 'PX', pause_ms) then return { hints, again, reaped, 0 } end
 local now = now_ms()
 
 mind_outages(now, lease_ms)
@@ -31,7 +32,8 @@ local function lost_its_worker(member)
   end
 end
 
-if redis.call('EXISTS', P .. 'hold_until') == 0 then
+local held = redis.call('EXISTS', P .. 'hold_until')
+if held == 0 then
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', now, 'LIMIT', 0, BATCH)) do
     for _, member in ipairs(redis.call('SMEMBERS', P .. 'owned:' .. worker)) do lost_its_worker(member) end
     redis.call('DEL', P .. 'owned:' .. worker, P .. 'suspects:' .. worker, P .. 'worker:' .. worker, P .. 'drain:' .. worker)
@@ -102,4 +104,4 @@ for _, model in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   if capacity_of(model) > 0 then find_lost(model) end
   dispatch(model, hints)
 end
-return { hints, again, reaped }
+return { hints, again, reaped, held }
