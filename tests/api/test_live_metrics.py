@@ -7,12 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-import pytest
 
 from api.gunicorn_hooks import FOLDER
 from tests.api.live import LiveApi
 from tests.api.test_metrics import samples
-from tests.servers import RedisServer, find_redis_server, until
+from tests.servers import RedisServer, until
 
 GET_MODES = frozenset({"handler": "/api/modes", "method": "GET", "status": "200"}.items())
 
@@ -48,14 +47,11 @@ def told(api: LiveApi) -> float:
     return samples(api.call("GET", "/metrics").body.decode())["http_requests_total", GET_MODES]
 
 
-def test_redis_away(tmp_path: Path):
-    binary = find_redis_server()
-    if binary is None:
-        pytest.skip("no Redis-compatible server")
-    with RedisServer(binary, tmp_path) as server, LiveApi(server.url, "t", tmp_path) as api:
+def test_redis_away(own_redis: RedisServer, tmp_path: Path):
+    with LiveApi(own_redis.url, "t", tmp_path) as api:
         up = "textgen_redis_up", frozenset()
         assert samples(api.call("GET", "/metrics").body.decode())[up] == 1
-        server.kill()
+        own_redis.kill()
         until(lambda: samples(api.call("GET", "/metrics").body.decode())[up] == 0, 15)
-        server.start()
+        own_redis.start()
         until(lambda: samples(api.call("GET", "/metrics").body.decode())[up] == 1, 15)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.trial import trial
-from tests.servers import find_redis_server
 
 
-@pytest.mark.skipif(find_redis_server() is None, reason="needs a redis-server or valkey-server")
+@pytest.mark.usefixtures("redis_binary")
 def test_nothing_is_lost_or_doubled(tmp_path: Path):
     report = trial(tmp_path, seed=7, seconds=20, jobs=100, poison=1)
     print(report.text())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import math
-import os
 import re
 import shutil
 import threading
@@ -20,7 +19,7 @@ import yaml
 from shared.keys import NewKey, RedisKeyStore
 from shared.store.connection import key_prefix
 from tests.monitoring.stack import PROGRAMS, WatchedStack
-from tests.servers import find_redis_server, until
+from tests.servers import until
 
 ROOT = Path(__file__).resolve().parents[2] / "monitoring"
 BOARDS = ROOT / "grafana" / "provisioning" / "dashboards"
@@ -57,17 +56,11 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
+def stack(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    redis = find_redis_server()
-    if missing or redis is None:
-        reason = (
-            f"not installed: {', '.join(missing) or 'redis-server'} (Debian: prometheus, prometheus-redis-exporter)"
-        )
-        if redis is None and os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with WatchedStack(redis, tmp_path_factory.mktemp("watched")) as stack:
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (Debian: prometheus, prometheus-redis-exporter)")
+    with WatchedStack(redis_binary, tmp_path_factory.mktemp("watched")) as stack:
         receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         load(stack, f"http://127.0.0.1:{receiver.server_port}/")

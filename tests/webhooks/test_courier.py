@@ -17,7 +17,7 @@ from shared.settings import load_settings
 from shared.store.connection import connect, key_prefix
 from shared.store.redis import RedisStore
 from shared.webhooks import DeliveryStatus, NewEndpoint, RedisWebhookStore
-from tests.servers import Process, RedisServer, find_redis_server, free_port, until
+from tests.servers import Process, RedisServer, free_port, until
 from tests.webhooks.conftest import ENDS, Post
 from tests.webhooks.receiver import (
     Receiver,
@@ -248,12 +248,9 @@ def test_an_address_that_is_not_allowed_is_refused_at_delivery(run_courier, real
     assert receiver.received == []
 
 
-def test_redis_is_away_for_a_while(tmp_path, receiver: Receiver) -> None:
+def test_redis_is_away_for_a_while(redis_binary: str, tmp_path, receiver: Receiver) -> None:
     """A courier started before its Redis waits; one whose Redis goes away reports when it is back."""
-    binary = find_redis_server()
-    if binary is None:
-        pytest.skip("no server")
-    server = RedisServer(binary, tmp_path)
+    server = RedisServer(redis_binary, tmp_path)
     settings = load_settings(redis_url=server.url)
     courier = Process(
         [sys.executable, "-m", "worker.courier"],
