@@ -10,6 +10,7 @@ when the job ends goes along with its end.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -42,12 +43,11 @@ class Speech:
         self._ref = ref
         self._attempt = attempt
         self._lock = threading.Lock()
-        self._begun = False
         self._new: dict[int, list[Delta]] = {}
         self._entries: list[Entry] = []
         self._logged = 0
         self._watched: bool | None = None
-        self._joining_until = float("inf")
+        self._begun_at = math.inf
 
     def say(self, delta: Delta) -> None:
         """New text of the engine. Returns at once."""
@@ -55,10 +55,10 @@ class Speech:
             return
         with self._lock:
             self._new.setdefault(delta.index, []).append(delta)
-            begun, self._begun = self._begun, True
-            if not begun:
-                self._joining_until = time.monotonic() + self._publisher.joining_s
-        self._publisher.wake(urgent=not begun)
+            first = self._begun_at == math.inf
+            if first:
+                self._begun_at = time.monotonic()
+        self._publisher.wake(urgent=first)
 
     def untold(self) -> Said | None:
         """What is not known to be in the log; None where all of it is."""
@@ -77,7 +77,7 @@ class Speech:
     @property
     def hurries(self) -> bool:
         """Whether somebody follows the job, or may be about to."""
-        return self._watched is not False or time.monotonic() < self._joining_until
+        return self._watched is not False or time.monotonic() < self._begun_at + self._publisher.joining_s
 
     def close(self) -> Said | None:
         """Nothing more is said, or told from here. Returns what goes along with the end."""

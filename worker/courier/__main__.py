@@ -10,6 +10,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -19,7 +20,7 @@ from shared.metrics import MetricsPort
 from shared.queue import make_celery, offer_hints
 from shared.settings import Settings, load_settings
 from shared.store.connection import connect, key_prefix
-from shared.store.protocol import Hint, Patience
+from shared.store.protocol import Patience
 from shared.store.redis import RedisStore
 from shared.store.retention import Retention
 from shared.traces import traces_of
@@ -43,11 +44,7 @@ def build(settings: Settings, metrics: CourierMetrics | None = None) -> tuple[Co
     """The courier of this process, and its duties beside that. They connect when they are first used."""
     client = connect(settings, max_connections=STORE_THREADS + 8)
     store = RedisStore(client, key_prefix(settings), Retention.of(settings))
-    celery = make_celery(settings)
-
-    def send(hints: Sequence[Hint]) -> None:
-        offer_hints(celery, hints, prefix=settings.redis_prefix)
-
+    send = partial(offer_hints, make_celery(settings), prefix=settings.redis_prefix)
     courier = Courier(
         f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
         RedisWebhookStore(client, key_prefix(settings), Limits.of(settings)),
